@@ -1,0 +1,188 @@
+//! What a handshake costs: over TCP loopback, from connect to close, beside the same bytes without any cryptography and
+//! beside straight code for this one wire; and the state machines alone.
+//!
+//! ```text
+//! cargo bench --bench handshake
+//! ```
+//!
+//! All three run in one process and one thread, both sides together, with `TCP_NODELAY`. What counts is their ratio.
+
+use std::hint::black_box;
+use std::io;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use criterion::measurement::WallTime;
+use criterion::{BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main};
+use hmac::{Hmac, KeyInit as _, Mac as _};
+use md5::Md5;
+use rand::TryRng as _;
+use rand::rngs::SysRng;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::Builder;
+use tokio::task::{LocalSet, spawn_local};
+use tower::{Service as _, ServiceBuilder, service_fn};
+use tower_challenge::mechanism::{Context, Handshake as _, Input, Mechanism as _, Step};
+use tower_challenge::{AnswerLayer, ChallengeLayer, Key, KeyEntry, KeyRing, one_way};
+
+const KEY: &[u8] = b"This is key!";
+const ACCEPTED: &[u8] = "验证成功".as_bytes();
+
+fn ring() -> KeyRing<one_way::PreparedKey> {
+    KeyRing::new([KeyEntry::new("k", Key::new(KEY).unwrap()).unwrap()]).unwrap()
+}
+
+/// Both sides of one way to shake hands. Each gets a socket and is done with it when it returns.
+trait Way: Clone + 'static {
+    fn accept(&mut self, io: TcpStream) -> impl Future<Output = io::Result<()>> + 'static;
+    fn connect(&mut self, addr: SocketAddr) -> impl Future<Output = io::Result<()>>;
+}
+
+async fn connect(addr: SocketAddr) -> io::Result<TcpStream> {
+    let io = TcpStream::connect(addr).await?;
+    io.set_nodelay(true)?;
+    // Closed by a reset, or the ports would be used up by connections in TIME_WAIT.
+    io.set_zero_linger()?;
+    Ok(io)
+}
+
+/// The same bytes in the same order, with nothing behind them.
+#[derive(Clone)]
+struct Bare;
+
+impl Way for Bare {
+    fn accept(&mut self, mut io: TcpStream) -> impl Future<Output = io::Result<()>> + 'static {
+        async move {
+            io.write_all(&[7; 32]).await?;
+            io.read_exact(&mut [0; 16]).await?;
+            io.write_all(ACCEPTED).await
+        }
+    }
+
+    async fn connect(&mut self, addr: SocketAddr) -> io::Result<()> {
+        let mut io = connect(addr).await?;
+        io.read_exact(&mut [0; 32]).await?;
+        io.write_all(&[7; 16]).await?;
+        io.read_exact(&mut [0; 12]).await?;
+        Ok(())
+    }
+}
+
+/// What one would write for this wire and no other: no deadline, no layers, no keys but one.
+#[derive(Clone)]
+struct ByHand(Hmac<Md5>);
+
+impl Way for ByHand {
+    fn accept(&mut self, mut io: TcpStream) -> impl Future<Output = io::Result<()>> + 'static {
+        let mac = self.0.clone();
+        async move {
+            let mut nonce = [0; 32];
+            SysRng.try_fill_bytes(&mut nonce).map_err(io::Error::other)?;
+            io.write_all(&nonce).await?;
+            let mut answer = [0; 16];
+            io.read_exact(&mut answer).await?;
+            mac.chain_update(nonce).verify_slice(&answer).map_err(io::Error::other)?;
+            io.write_all(ACCEPTED).await
+        }
+    }
+
+    async fn connect(&mut self, addr: SocketAddr) -> io::Result<()> {
+        let mut io = connect(addr).await?;
+        let mut nonce = [0; 32];
+        io.read_exact(&mut nonce).await?;
+        io.write_all(&self.0.clone().chain_update(nonce).finalize().into_bytes()).await?;
+        let mut verdict = [0; 12];
+        io.read_exact(&mut verdict).await?;
+        if verdict == ACCEPTED { Ok(()) } else { Err(io::ErrorKind::PermissionDenied.into()) }
+    }
+}
+
+/// `ChallengeLayer` on one side, `AnswerLayer` on the other, with their deadlines.
+#[derive(Clone)]
+struct Layers {
+    challenge: ChallengeLayer<one_way::Server>,
+    answer: AnswerLayer<tower_challenge::Connector<one_way::Client>>,
+}
+
+impl Way for Layers {
+    fn accept(&mut self, io: TcpStream) -> impl Future<Output = io::Result<()>> + 'static {
+        let mut service = ServiceBuilder::new()
+            .layer(self.challenge.clone())
+            .service(service_fn(async |stream| -> io::Result<()> { drop(black_box(stream)); Ok(()) }));
+        let response = service.call(io);
+        async move { response.await.map_err(io::Error::other) }
+    }
+
+    async fn connect(&mut self, addr: SocketAddr) -> io::Result<()> {
+        let mut service = ServiceBuilder::new().layer(self.answer.clone()).service(service_fn(connect));
+        service.call(addr).await.map(drop).map_err(io::Error::other)
+    }
+}
+
+/// `count` handshakes one after the other, each connection in a task of its own on the server's side.
+async fn handshakes(way: impl Way, count: u64) -> Duration {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    let mut server = way.clone();
+    let server = spawn_local(async move {
+        loop {
+            let (io, _) = listener.accept().await.unwrap();
+            io.set_nodelay(true).unwrap();
+            let accepted = server.accept(io);
+            spawn_local(async move { accepted.await.unwrap() });
+        }
+    });
+    let mut client = way;
+    let begin = Instant::now();
+    for _ in 0..count {
+        client.connect(addr).await.unwrap();
+    }
+    let elapsed = begin.elapsed();
+    server.abort();
+    elapsed
+}
+
+fn over_tcp(c: &mut Criterion) {
+    let mut group = c.benchmark_group("tcp");
+    group.throughput(Throughput::Elements(1)).measurement_time(Duration::from_secs(8));
+    bench(&mut group, "bare", Bare);
+    bench(&mut group, "by hand", ByHand(Hmac::new_from_slice(KEY).unwrap()));
+    let layers = Layers {
+        challenge: ChallengeLayer::new(one_way::Server::new(ring())),
+        answer: AnswerLayer::new(one_way::Client::new(&Key::new(KEY).unwrap())),
+    };
+    bench(&mut group, "layers", layers);
+    group.finish();
+}
+
+fn bench(group: &mut BenchmarkGroup<'_, WallTime>, name: &str, way: impl Way) {
+    let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+    group.bench_function(name, |b| {
+        b.iter_custom(|count| LocalSet::new().block_on(&runtime, handshakes(way.clone(), count)));
+    });
+}
+
+/// Both sides, from nothing to accepted, without any stream; the nonce is the operating system's.
+fn state_machines(c: &mut Criterion) {
+    let server = one_way::Server::new(ring());
+    let client = one_way::Client::new(&Key::new(KEY).unwrap());
+    let mut system = |out: &mut [u8]| SysRng.try_fill_bytes(out).map_err(Into::into);
+    c.bench_function("state machines", |b| {
+        b.iter(|| {
+            let cx = &mut Context::with_random(&mut system);
+            let start = server.start(cx).unwrap();
+            let mut client = client.start(cx).unwrap().handshake;
+            let challenge = Input::Frame(start.send.unwrap());
+            let Ok(Step::Continue { send: Some(answer) }) = client.step(challenge) else { unreachable!() };
+            let mut server = start.handshake;
+            let Ok(Step::Complete { send: Some(verdict), .. }) = server.step(Input::Frame(answer)) else {
+                unreachable!()
+            };
+            client.step(Input::Frame(verdict)).unwrap();
+        });
+    });
+}
+
+criterion_group!(benches, over_tcp, state_machines);
+criterion_main!(benches);

@@ -1,0 +1,87 @@
+//! All of it in one process: a server, a client with the right key, one with a wrong key, and one that says nothing.
+//!
+//! ```text
+//! cargo run --example quickstart
+//! ```
+
+use std::error::Error;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{mpsc, oneshot};
+use tower::{ServiceBuilder, ServiceExt as _};
+use tower_challenge::{
+    AnswerLayer, Authenticated, ChallengeLayer, ConnectError, Connection, HandshakeErrorKind, Identity, Key,
+    KeyEntry, KeyRing, one_way, serve,
+};
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn Error>> {
+    // The server: a ring of keys, a handshake, and a service that hears only of peers who hold one of the keys.
+    let key = Key::generate()?;
+    let keys = KeyRing::new([KeyEntry::new("alice", key.clone())?.attach("Alice from accounting")])?;
+    let challenge = ChallengeLayer::new(one_way::Server::new(keys)).timeout(Duration::from_millis(500));
+    let service = ServiceBuilder::new().layer(challenge).service_fn(answer);
+
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let addr = listener.local_addr()?;
+    let (stop, stopped) = oneshot::channel::<()>();
+    let (errors, mut error) = mpsc::unbounded_channel();
+    let server = serve(listener, service)
+        .with_graceful_shutdown(async { stopped.await.unwrap_or_default() })
+        .on_error(move |error| errors.send(error.to_string()).unwrap_or_default());
+    let server = tokio::spawn(server.into_future());
+    println!("A server listens on {addr}.");
+
+    println!("\nA client with the right key:");
+    let mut stream = connect(addr, &key).await?;
+    stream.write_all(b"how are you?").await?;
+    stream.shutdown().await?;
+    let mut said = String::new();
+    stream.read_to_string(&mut said).await?;
+    println!("  client: the server says {said:?}");
+
+    println!("\nA client with a wrong key:");
+    match connect(addr, &Key::generate()?).await {
+        Err(ConnectError::Handshake(error)) if error.kind() == HandshakeErrorKind::Refused => {
+            println!("  client: {error}");
+        }
+        other => return Err(format!("expected to be refused, got {other:?}").into()),
+    }
+    println!("  server: {}", error.recv().await.expect("it tells"));
+
+    println!("\nA client that says nothing:");
+    let mut silent = TcpStream::connect(addr).await?;
+    let mut challenge = Vec::new();
+    silent.read_to_end(&mut challenge).await?;
+    println!("  client: got {} bytes of challenge, then the server closed", challenge.len());
+    println!("  server: {}", error.recv().await.expect("it tells"));
+
+    stop.send(()).expect("the server runs");
+    let shutdown = server.await??;
+    println!("\nThe server has stopped; {} connections had to be aborted.", shutdown.aborted);
+    Ok(())
+}
+
+/// The inner service.
+async fn answer(
+    mut stream: Authenticated<Connection<TcpStream>, Identity<&'static str>>,
+) -> std::io::Result<()> {
+    let mut question = String::new();
+    stream.read_to_string(&mut question).await?;
+    println!("  server: {} asks {question:?}", stream.peer().attached());
+    stream.write_all(b"fine, thank you").await
+}
+
+async fn connect(
+    addr: SocketAddr,
+    key: &Key,
+) -> Result<Authenticated<TcpStream, one_way::UnprovenServer>, ConnectError<std::io::Error>> {
+    ServiceBuilder::new()
+        .layer(AnswerLayer::new(one_way::Client::new(key)))
+        .service_fn(TcpStream::connect::<SocketAddr>)
+        .oneshot(addr)
+        .await
+}

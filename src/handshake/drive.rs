@@ -1,0 +1,72 @@
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use pin_project_lite::pin_project;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::{Instant, Sleep, sleep_until};
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+
+use super::exchange::Exchange;
+use crate::error::{HandshakeError, HandshakeErrorKind};
+use crate::mechanism::{self, Handshake, Mechanism, Role};
+use crate::stream::Authenticated;
+use crate::transport::TransportInfo;
+
+pin_project! {
+    /// An exchange, its one deadline, and the word that it is time to shut down.
+    pub(super) struct Drive<IO, H: Handshake, R> {
+        #[pin]
+        exchange: Exchange<IO, H, R>,
+        #[pin]
+        deadline: Sleep,
+        #[pin]
+        cancelled: Option<WaitForCancellationFutureOwned>,
+        shutdown: Option<CancellationToken>,
+    }
+}
+
+impl<IO: AsyncRead + AsyncWrite + Unpin, H: Handshake, R: Role> Drive<IO, H, R> {
+    /// Starts the mechanism now, and the clock with it.
+    pub(super) fn start<M>(io: IO, mechanism: &M, timeout: Duration, info: TransportInfo) -> Self
+    where
+        M: Mechanism<Role = R, Handshake = H>,
+    {
+        let start = mechanism::Context::with_system_random(|cx| mechanism.start(cx));
+        Self {
+            exchange: Exchange::new(io, start),
+            deadline: sleep_until(deadline_in(timeout)),
+            cancelled: info.shutdown.clone().map(CancellationToken::cancelled_owned),
+            shutdown: info.shutdown,
+        }
+    }
+}
+
+impl<IO: AsyncRead + AsyncWrite + Unpin, H: Handshake, R: Role> Future for Drive<IO, H, R> {
+    type Output = Result<Authenticated<IO, H::Peer>, HandshakeError>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut this = self.project();
+        // The exchange before the timer: what is there in time counts, even where both are ready.
+        if let Poll::Ready(outcome) = this.exchange.as_mut().poll(cx) {
+            return Poll::Ready(outcome.map(|completed| {
+                Authenticated::new(completed.io, completed.read_ahead, completed.peer, this.shutdown.take())
+            }));
+        }
+        let kind = if this.cancelled.as_pin_mut().is_some_and(|cancelled| cancelled.poll(cx).is_ready()) {
+            HandshakeErrorKind::ShuttingDown
+        } else if this.deadline.poll(cx).is_ready() {
+            HandshakeErrorKind::TimedOut
+        } else {
+            return Poll::Pending;
+        };
+        Poll::Ready(Err(this.exchange.cut_short(kind)))
+    }
+}
+
+/// A moment so far away that it does not matter stands for one that can't be expressed.
+pub(crate) fn deadline_in(timeout: Duration) -> Instant {
+    const FAR: Duration = Duration::from_secs(30 * 365 * 24 * 60 * 60);
+    let now = Instant::now();
+    now.checked_add(timeout).unwrap_or_else(|| now + FAR)
+}

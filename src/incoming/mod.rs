@@ -1,0 +1,149 @@
+//! The pulled form: a listener whose connections have proven themselves, for loops that somebody else owns.
+//!
+//! [`serve`](crate::serve()) pushes connections into a service. Frameworks that accept by themselves want to pull them,
+//! one by one, and a handshake within their accept would let a slow stranger delay everybody. [`Incoming`] runs the
+//! handshakes side by side, in tasks that it owns, and has what has proven itself ready to be pulled.
+//!
+//! ```
+//! use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+//! use tokio::net::{TcpListener, TcpStream};
+//! use tower_challenge::{ChallengeLayer, Connector, Incoming, Key, KeyEntry, KeyRing, one_way};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let key = Key::generate()?;
+//! let keys = KeyRing::new([KeyEntry::new("alice", key.clone())?])?;
+//! let layer = ChallengeLayer::new(one_way::Server::new(keys));
+//! let mut incoming = Incoming::builder(TcpListener::bind("127.0.0.1:0").await?, layer).start()?;
+//!
+//! let connector = Connector::new(one_way::Client::new(&key));
+//! let _stranger = TcpStream::connect(incoming.local_addr()).await?; // says nothing, and delays nobody
+//! let mut client = connector.connect(TcpStream::connect(incoming.local_addr()).await?).await?;
+//!
+//! let mut stream = incoming.accept().await?;
+//! assert_eq!(stream.peer().key_id(), &"alice");
+//! stream.write_all(b"hello").await?;
+//! drop(stream);
+//! let mut greeting = String::new();
+//! client.read_to_string(&mut greeting).await?;
+//! assert_eq!(greeting, "hello");
+//! # Ok(())
+//! # }
+//! ```
+
+mod builder;
+mod hand_off;
+
+use std::fmt;
+use std::future::poll_fn;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use futures_core::Stream;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio_util::net::Listener;
+
+pub use self::builder::IncomingBuilder;
+use crate::serve::Connection;
+use crate::server::ChallengeLayer;
+use crate::stream::Authenticated;
+
+/// A listener whose connections have proven themselves.
+///
+/// Handshakes go on while nobody pulls. What has proven itself waits to be pulled: at most
+/// [`capacity`](IncomingBuilder::capacity) of them, and beyond that those whose handshakes were under way when so many
+/// waited, each for at most the layer's [`ready_timeout`](ChallengeLayer::ready_timeout). Meanwhile nothing more is
+/// accepted: connections stay in the kernel's queue.
+///
+/// It is pulled by [`accept`](Self::accept), as a [`Stream`], or as a tokio-util [`Listener`]. Dropping it closes the
+/// listener, ends the handshakes that are pending and closes what waits; what has been pulled is not touched.
+///
+/// See the [module](self) for an example.
+#[must_use = "dropping it closes the listener"]
+pub struct Incoming<IO, P, A = SocketAddr> {
+    ready: mpsc::Receiver<Authenticated<Connection<IO, A>, P>>,
+    local_addr: A,
+    server: JoinHandle<()>,
+}
+
+impl Incoming<(), ()> {
+    /// An `Incoming` on `listener` with the handshake, the deadlines and the keys of `layer`, to be set further and
+    /// [started](IncomingBuilder::start).
+    pub fn builder<L: Listener, M, X>(listener: L, layer: ChallengeLayer<M, X>) -> IncomingBuilder<L, M, X> {
+        IncomingBuilder::new(listener, layer)
+    }
+}
+
+impl<IO, P, A> Incoming<IO, P, A> {
+    /// The address that it listens on.
+    pub fn local_addr(&self) -> &A {
+        &self.local_addr
+    }
+
+    /// The next connection that has proven itself. Failed handshakes and accept errors are survived, and go to
+    /// [`on_error`](IncomingBuilder::on_error).
+    ///
+    /// # Errors
+    ///
+    /// Only if the task that accepts is gone, since the runtime is shutting down.
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is lost: a connection is either returned or waits for the next call.
+    pub async fn accept(&mut self) -> io::Result<Authenticated<Connection<IO, A>, P>> {
+        poll_fn(|cx| self.poll_accept_authenticated(cx)).await
+    }
+
+    fn poll_accept_authenticated(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<Authenticated<Connection<IO, A>, P>>> {
+        let gone = || io::Error::new(io::ErrorKind::NotConnected, "the task that accepts connections is gone");
+        self.ready.poll_recv(cx).map(|stream| stream.ok_or_else(gone))
+    }
+}
+
+impl<IO, P, A> Drop for Incoming<IO, P, A> {
+    fn drop(&mut self) {
+        self.server.abort();
+    }
+}
+
+impl<IO, P, A: Unpin> Stream for Incoming<IO, P, A> {
+    type Item = io::Result<Authenticated<Connection<IO, A>, P>>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.ready.poll_recv(cx).map(|stream| stream.map(Ok))
+    }
+}
+
+impl<IO, P, A> Listener for Incoming<IO, P, A>
+where
+    IO: AsyncRead + AsyncWrite + Unpin,
+    P: Unpin,
+    A: Clone + Unpin,
+{
+    type Io = Authenticated<Connection<IO, A>, P>;
+    type Addr = A;
+
+    fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<(Self::Io, A)>> {
+        self.poll_accept_authenticated(cx).map_ok(|stream| {
+            let addr = stream.get_ref().addr().clone();
+            (stream, addr)
+        })
+    }
+
+    fn local_addr(&self) -> io::Result<A> {
+        Ok(self.local_addr.clone())
+    }
+}
+
+impl<IO, P, A: fmt::Debug> fmt::Debug for Incoming<IO, P, A> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Incoming").field("local_addr", &self.local_addr).finish_non_exhaustive()
+    }
+}

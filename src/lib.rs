@@ -1,0 +1,50 @@
+#![doc = include_str!("../README.md")]
+#![forbid(unsafe_code)]
+#![warn(missing_docs)]
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
+pub mod client;
+pub mod handshake;
+pub mod key;
+pub mod mechanism;
+#[cfg(feature = "net")]
+pub mod serve;
+pub mod server;
+pub mod transport;
+
+mod acceptor;
+mod connector;
+mod error;
+#[cfg(feature = "net")]
+pub mod incoming;
+mod stream;
+
+use std::time::Duration;
+
+#[doc(inline)]
+pub use self::client::{Answer, AnswerLayer, ConnectError};
+#[cfg(feature = "net")]
+#[doc(inline)]
+pub use self::incoming::Incoming;
+#[doc(inline)]
+pub use self::key::{Identity, Key, KeyEntry, KeyError, KeyFile, KeyId, KeyRing};
+#[doc(inline)]
+pub use self::mechanism::one_way;
+#[cfg(feature = "net")]
+#[doc(inline)]
+pub use self::serve::{Connection, serve};
+#[doc(inline)]
+pub use self::server::{AcceptError, Challenge, ChallengeLayer};
+#[doc(inline)]
+pub use self::transport::Transport;
+pub use self::{
+    acceptor::Acceptor,
+    connector::Connector,
+    error::{HandshakeError, HandshakeErrorKind},
+    stream::{Authenticated, Parts},
+};
+
+/// How long a handshake may take unless told otherwise: 10 seconds.
+///
+/// Long enough for a client on a bad line, short enough that strangers who say nothing do not pile up.
+pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);

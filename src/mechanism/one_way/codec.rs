@@ -1,0 +1,127 @@
+use std::marker::PhantomData;
+
+use bytes::{Buf as _, BytesMut};
+use hmac::Hmac;
+use hmac::digest::Output;
+use md5::Md5;
+use tokio_util::codec::{Decoder, Encoder};
+
+use super::message::{Answer, ServerMessage};
+use super::{Digest, Wire};
+use crate::error::HandshakeError;
+
+/// The server's codec: sends the challenge and a verdict, receives one answer.
+///
+/// The answer's length is the digest's; nothing that the client sends is taken for a length.
+#[derive(Debug)]
+pub struct ServerCodec<D = Md5> {
+    wire: Wire,
+    digest: PhantomData<fn() -> D>,
+}
+
+impl<D: Digest> ServerCodec<D> {
+    pub(super) fn new(wire: Wire) -> Self {
+        Self { wire, digest: PhantomData }
+    }
+}
+
+impl<D: Digest> Encoder<ServerMessage> for ServerCodec<D> {
+    type Error = HandshakeError;
+
+    fn encode(&mut self, message: ServerMessage, buf: &mut BytesMut) -> Result<(), HandshakeError> {
+        buf.extend_from_slice(match &message {
+            ServerMessage::Challenge(nonce) => nonce.as_bytes(),
+            ServerMessage::Accepted => self.wire.accepted(),
+            ServerMessage::Refused => self.wire.refused(),
+        });
+        Ok(())
+    }
+}
+
+impl<D: Digest> Decoder for ServerCodec<D> {
+    type Item = Answer<D>;
+    type Error = HandshakeError;
+
+    fn decode(&mut self, buf: &mut BytesMut) -> Result<Option<Answer<D>>, HandshakeError> {
+        let mut answer = Output::<Hmac<D>>::default();
+        Ok((buf.len() >= answer.len()).then(|| {
+            buf.copy_to_slice(&mut answer);
+            Answer(answer)
+        }))
+    }
+
+    fn decode_eof(&mut self, buf: &mut BytesMut) -> Result<Option<Answer<D>>, HandshakeError> {
+        whole_or_truncated(self.decode(buf)?, buf)
+    }
+}
+
+/// The client's codec: receives the challenge, then one verdict; sends the answer.
+#[derive(Debug)]
+pub struct ClientCodec<D = Md5> {
+    wire: Wire,
+    expects: Expects,
+    digest: PhantomData<fn() -> D>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Expects {
+    Challenge,
+    Verdict,
+}
+
+impl<D: Digest> ClientCodec<D> {
+    pub(super) fn new(wire: Wire) -> Self {
+        Self { wire, expects: Expects::Challenge, digest: PhantomData }
+    }
+
+    fn decode_verdict(&self, buf: &mut BytesMut) -> Result<Option<ServerMessage>, HandshakeError> {
+        let Some(verdict) = buf.get(..self.wire.accepted().len()) else { return Ok(None) };
+        // No secret: `==` will do.
+        let message = if verdict == self.wire.accepted() {
+            ServerMessage::Accepted
+        } else if verdict == self.wire.refused() {
+            ServerMessage::Refused
+        } else {
+            return Err(HandshakeError::malformed("neither of the two verdicts"));
+        };
+        buf.advance(self.wire.accepted().len());
+        Ok(Some(message))
+    }
+}
+
+impl<D: Digest> Encoder<Answer<D>> for ClientCodec<D> {
+    type Error = HandshakeError;
+
+    fn encode(&mut self, answer: Answer<D>, buf: &mut BytesMut) -> Result<(), HandshakeError> {
+        buf.extend_from_slice(answer.as_bytes());
+        Ok(())
+    }
+}
+
+impl<D: Digest> Decoder for ClientCodec<D> {
+    type Item = ServerMessage;
+    type Error = HandshakeError;
+
+    fn decode(&mut self, buf: &mut BytesMut) -> Result<Option<ServerMessage>, HandshakeError> {
+        match self.expects {
+            Expects::Verdict => self.decode_verdict(buf),
+            Expects::Challenge if buf.len() < self.wire.nonce_len() => Ok(None),
+            Expects::Challenge => {
+                let mut nonce = self.wire.zeroed_nonce();
+                buf.copy_to_slice(nonce.as_bytes_mut());
+                // challenge received -> verdict awaited
+                self.expects = Expects::Verdict;
+                Ok(Some(ServerMessage::Challenge(nonce)))
+            }
+        }
+    }
+
+    fn decode_eof(&mut self, buf: &mut BytesMut) -> Result<Option<ServerMessage>, HandshakeError> {
+        whole_or_truncated(self.decode(buf)?, buf)
+    }
+}
+
+/// At the end of the stream a message is whole, or it is cut short unless nothing of it has come.
+fn whole_or_truncated<T>(message: Option<T>, rest: &BytesMut) -> Result<Option<T>, HandshakeError> {
+    if message.is_none() && !rest.is_empty() { Err(HandshakeError::truncated()) } else { Ok(message) }
+}

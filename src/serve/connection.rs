@@ -1,0 +1,94 @@
+use std::io::{self, IoSlice};
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio_util::sync::CancellationToken;
+
+use crate::transport::{Transport, TransportInfo};
+
+/// A stream as [`serve`](super::serve) accepted it: with the address that it came from, so that nobody has to ask the
+/// kernel again, and with the server's word that it is time to finish.
+#[derive(Debug)]
+pub struct Connection<IO, A = SocketAddr> {
+    io: IO,
+    addr: A,
+    shutdown: CancellationToken,
+}
+
+impl<IO, A> Connection<IO, A> {
+    /// A connection from `addr`, for accept loops of one's own; `shutdown` is cancelled when it is time to finish.
+    pub const fn new(io: IO, addr: A, shutdown: CancellationToken) -> Self {
+        Self { io, addr, shutdown }
+    }
+
+    /// Where it came from, as `accept` said.
+    pub fn addr(&self) -> &A {
+        &self.addr
+    }
+
+    /// The stream within.
+    pub fn get_ref(&self) -> &IO {
+        &self.io
+    }
+
+    /// The stream within.
+    pub fn get_mut(&mut self) -> &mut IO {
+        &mut self.io
+    }
+
+    /// The stream and the address.
+    pub fn into_parts(self) -> (IO, A) {
+        (self.io, self.addr)
+    }
+
+    /// Puts another stream into its place: one that does TLS over it, say.
+    pub fn map<T>(self, f: impl FnOnce(IO) -> T) -> Connection<T, A> {
+        Connection { io: f(self.io), addr: self.addr, shutdown: self.shutdown }
+    }
+}
+
+impl<IO: Transport, A> Transport for Connection<IO, A> {
+    fn transport_info(&self) -> TransportInfo {
+        self.io.transport_info().shutdown(self.shutdown.clone())
+    }
+
+    fn set_nodelay(&self) -> io::Result<()> {
+        self.io.set_nodelay()
+    }
+}
+
+#[deny(clippy::missing_trait_methods)]
+impl<IO: AsyncRead + Unpin, A: Unpin> AsyncRead for Connection<IO, A> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_read(cx, buf)
+    }
+}
+
+#[deny(clippy::missing_trait_methods)]
+impl<IO: AsyncWrite + Unpin, A: Unpin> AsyncWrite for Connection<IO, A> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+}

@@ -1,0 +1,117 @@
+use std::fmt;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use pin_project_lite::pin_project;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::{Sleep, sleep_until};
+use tower_service::Service;
+
+use super::AcceptError;
+use crate::handshake::{Accept, deadline_in};
+use crate::mechanism::{Mechanism, PeerOf, Server};
+use crate::stream::Authenticated;
+
+pin_project! {
+    /// The response of [`Challenge`](super::Challenge): the handshake, then the inner service's response.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping it ends the connection, in whichever of the two it is.
+    ///
+    /// # Panics
+    ///
+    /// When polled outside a tokio runtime that has its timer enabled, and when polled again after it was ready.
+    #[must_use = "futures do nothing unless you `.await` or poll them"]
+    pub struct ResponseFuture<S, IO, M>
+    where
+        S: Service<Authenticated<IO, PeerOf<M>>>,
+        M: Mechanism,
+    {
+        #[pin]
+        state: State<S, IO, M, S::Future>,
+        ready_timeout: Duration,
+    }
+}
+
+pin_project! {
+    #[project = StateProj]
+    enum State<S, IO, M: Mechanism, F> {
+        Handshaking {
+            #[pin]
+            accept: Accept<IO, M>,
+            service: Option<S>,
+        },
+        Waiting {
+            stream: Option<Authenticated<IO, PeerOf<M>>>,
+            service: S,
+            #[pin]
+            deadline: Sleep,
+        },
+        Called {
+            #[pin]
+            response: F,
+        },
+    }
+}
+
+impl<S, IO, M> ResponseFuture<S, IO, M>
+where
+    S: Service<Authenticated<IO, PeerOf<M>>>,
+    M: Mechanism,
+{
+    pub(super) fn new(accept: Accept<IO, M>, service: S, ready_timeout: Duration) -> Self {
+        Self { state: State::Handshaking { accept, service: Some(service) }, ready_timeout }
+    }
+}
+
+impl<S, IO, M> Future for ResponseFuture<S, IO, M>
+where
+    S: Service<Authenticated<IO, PeerOf<M>>>,
+    IO: AsyncRead + AsyncWrite + Unpin,
+    M: Mechanism<Role = Server>,
+{
+    type Output = Result<S::Response, AcceptError<S::Error>>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut this = self.project();
+        loop {
+            let next = match this.state.as_mut().project() {
+                StateProj::Handshaking { accept, service } => {
+                    let stream = ready!(accept.poll(cx)).map_err(AcceptError::Handshake)?;
+                    // handshake over -> inner service driven to readiness
+                    State::Waiting {
+                        stream: Some(stream),
+                        service: service.take().expect("polled after it was ready"),
+                        deadline: sleep_until(deadline_in(*this.ready_timeout)),
+                    }
+                }
+                StateProj::Waiting { stream, service, deadline } => match service.poll_ready(cx) {
+                    // inner service ready -> called
+                    Poll::Ready(Ok(())) => {
+                        let stream = stream.take().expect("set until the service is called");
+                        State::Called { response: service.call(stream) }
+                    }
+                    Poll::Ready(Err(error)) => return Poll::Ready(Err(AcceptError::Service(error))),
+                    Poll::Pending => {
+                        ready!(deadline.poll(cx));
+                        return Poll::Ready(Err(AcceptError::NotReady));
+                    }
+                },
+                StateProj::Called { response } => return response.poll(cx).map_err(AcceptError::Service),
+            };
+            this.state.set(next);
+        }
+    }
+}
+
+impl<S, IO, M> fmt::Debug for ResponseFuture<S, IO, M>
+where
+    S: Service<Authenticated<IO, PeerOf<M>>>,
+    M: Mechanism,
+{
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ResponseFuture").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,138 @@
+//! What surrounds a stream: what it can say of itself beyond its bytes.
+
+use std::io;
+
+use tokio::io::{AsyncRead, AsyncWrite, BufStream, DuplexStream};
+use tokio_util::either::Either;
+use tokio_util::sync::CancellationToken;
+
+/// What is known about a stream, from the stream itself ([`Transport`]) or from a function that looks at it.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct TransportInfo {
+    /// Cancelled when it is time to finish: a handshake that is pending then ends at once, and a session can see it
+    /// through [`Authenticated::shutdown_token`](crate::Authenticated::shutdown_token).
+    pub shutdown: Option<CancellationToken>,
+}
+
+impl TransportInfo {
+    /// Nothing is known.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Sets [`shutdown`](Self::shutdown).
+    #[must_use]
+    pub fn shutdown(mut self, token: CancellationToken) -> Self {
+        self.shutdown = Some(token);
+        self
+    }
+}
+
+/// A stream that can say what surrounds it.
+///
+/// Implemented for tokio's own streams and for what this crate wraps around them. For a type of your own that has
+/// nothing to say, `impl Transport for MyStream {}` is all; a wrapper should pass the question on. For a type of
+/// somebody else's, [`Acceptor::inspect`](crate::Acceptor::inspect) takes a function instead.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` does not say what surrounds it",
+    label = "not a `Transport`",
+    note = "for a type of your own: `impl Transport for {Self} {{}}`",
+    note = "for any other: `.inspect(|_io: &{Self}| TransportInfo::new())` on the layer, acceptor or connector"
+)]
+pub trait Transport {
+    /// What is known about this stream. Nothing, by default.
+    fn transport_info(&self) -> TransportInfo {
+        TransportInfo::new()
+    }
+
+    /// Sets `TCP_NODELAY`, where there is such a thing; [`serve`](crate::serve()) does so for each connection.
+    ///
+    /// # Errors
+    ///
+    /// Those of the socket. The connection is unusable then, or nearly so.
+    fn set_nodelay(&self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// How a layer learns what surrounds a stream: [`AskStream`], or any function of the stream.
+pub trait Inspect<IO> {
+    /// What is known about `io`.
+    fn inspect(&self, io: &IO) -> TransportInfo;
+}
+
+/// The default [`Inspect`]: the stream is a [`Transport`] and says it itself.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct AskStream;
+
+impl<IO: Transport> Inspect<IO> for AskStream {
+    fn inspect(&self, io: &IO) -> TransportInfo {
+        io.transport_info()
+    }
+}
+
+impl<IO, F: Fn(&IO) -> TransportInfo> Inspect<IO> for F {
+    fn inspect(&self, io: &IO) -> TransportInfo {
+        self(io)
+    }
+}
+
+impl Transport for DuplexStream {}
+
+#[cfg(feature = "net")]
+impl Transport for tokio::net::TcpStream {
+    fn set_nodelay(&self) -> io::Result<()> {
+        Self::set_nodelay(self, true)
+    }
+}
+
+#[cfg(all(feature = "net", unix))]
+impl Transport for tokio::net::UnixStream {}
+
+impl<T: Transport + ?Sized> Transport for &mut T {
+    fn transport_info(&self) -> TransportInfo {
+        (**self).transport_info()
+    }
+
+    fn set_nodelay(&self) -> io::Result<()> {
+        (**self).set_nodelay()
+    }
+}
+
+impl<T: Transport + ?Sized> Transport for Box<T> {
+    fn transport_info(&self) -> TransportInfo {
+        (**self).transport_info()
+    }
+
+    fn set_nodelay(&self) -> io::Result<()> {
+        (**self).set_nodelay()
+    }
+}
+
+impl<T: Transport + AsyncRead + AsyncWrite> Transport for BufStream<T> {
+    fn transport_info(&self) -> TransportInfo {
+        self.get_ref().transport_info()
+    }
+
+    fn set_nodelay(&self) -> io::Result<()> {
+        self.get_ref().set_nodelay()
+    }
+}
+
+impl<L: Transport, R: Transport> Transport for Either<L, R> {
+    fn transport_info(&self) -> TransportInfo {
+        match self {
+            Self::Left(left) => left.transport_info(),
+            Self::Right(right) => right.transport_info(),
+        }
+    }
+
+    fn set_nodelay(&self) -> io::Result<()> {
+        match self {
+            Self::Left(left) => left.set_nodelay(),
+            Self::Right(right) => right.set_nodelay(),
+        }
+    }
+}

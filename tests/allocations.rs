@@ -1,0 +1,109 @@
+//! How often the heap is asked: never by the state machines, for the two buffers of `Framed` by the driver.
+
+mod support;
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::pin::pin;
+use std::task::{Context, Waker};
+
+use futures::FutureExt as _;
+use support::{acceptor, connector, key, ring};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
+use tower_challenge::mechanism::{self, Handshake as _, Input, Mechanism as _, Step};
+use tower_challenge::one_way;
+
+/// Counts what the thread that asks allocates.
+struct Counting;
+
+thread_local! {
+    static ALLOCATIONS: Cell<usize> = const { Cell::new(0) };
+}
+
+// SAFETY: all is left to the system's allocator; counting touches a thread-local cell that needs no allocation itself.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        let _ = ALLOCATIONS.try_with(|count| count.set(count.get() + 1));
+        // SAFETY: the caller's promise, passed on.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
+        // SAFETY: the caller's promise, passed on.
+        unsafe { System.dealloc(ptr, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+fn allocations<T>(f: impl FnOnce() -> T) -> (usize, T) {
+    let before = ALLOCATIONS.get();
+    let value = f();
+    (ALLOCATIONS.get() - before, value)
+}
+
+#[test]
+fn the_counter_counts() {
+    assert_eq!(allocations(|| (Box::new(1), vec![2])).0, 2);
+}
+
+#[test]
+fn the_state_machines_do_not_allocate() {
+    let client = one_way::Client::new(&key("b"));
+    let server = one_way::Server::new(ring(&["a", "b", "c"]));
+    let (count, peer) = allocations(|| {
+        let mut sevens = |out: &mut [u8]| Ok(out.fill(7));
+        let cx = &mut mechanism::Context::with_random(&mut sevens);
+        let mut client = client.start(cx).unwrap().handshake;
+        let start = server.start(cx).unwrap();
+        let (mut server, challenge) = (start.handshake, start.send.unwrap());
+        let Ok(Step::Continue { send: Some(answer) }) = client.step(Input::Frame(challenge)) else {
+            panic!("no answer")
+        };
+        let Ok(Step::Complete { send: Some(verdict), peer }) = server.step(Input::Frame(answer)) else {
+            panic!("not accepted")
+        };
+        assert!(matches!(client.step(Input::Frame(verdict)), Ok(Step::Complete { .. })));
+        peer
+    });
+    assert_eq!(peer.key_id(), &"b");
+    assert_eq!(count, 0);
+}
+
+fn fill_and_drain(from: &mut DuplexStream, to: &mut DuplexStream) {
+    from.write_all(&[0; 64]).now_or_never().expect("there is room").unwrap();
+    to.read_exact(&mut [0; 64]).now_or_never().expect("all is there").unwrap();
+}
+
+#[test]
+fn the_driver_allocates_two_buffers_a_side() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    // Entered, not blocked on: a task's budget would be used up in the loop below, which never yields.
+    let _entered = runtime.enter();
+    let (acceptor, connector) = (acceptor(&["key"]), connector("key"));
+    // The first timer of a runtime and the like are nobody's cost but the runtime's.
+    for warm in [false, true] {
+        let (mut client, mut server) = tokio::io::duplex(64);
+        // The pipe allocates its own buffers when they are first used.
+        fill_and_drain(&mut client, &mut server);
+        fill_and_drain(&mut server, &mut client);
+        let (count, ()) = allocations(|| {
+            let mut accept = pin!(acceptor.accept(server));
+            let mut connect = pin!(connector.connect(client));
+            let cx = &mut Context::from_waker(Waker::noop());
+            let (mut accepted, mut connected) = (false, false);
+            while !(accepted && connected) {
+                if !accepted {
+                    accepted = accept.as_mut().poll(cx).map(Result::unwrap).is_ready();
+                }
+                if !connected {
+                    connected = connect.as_mut().poll(cx).map(Result::unwrap).is_ready();
+                }
+            }
+        });
+        if warm {
+            assert_eq!(count, 4);
+        }
+    }
+}

@@ -1,0 +1,76 @@
+//! A handshake that is dropped at any await leaves nothing behind: no stream, no task, no key.
+
+mod support;
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::{Context, Waker};
+
+use support::{Watched, connector, hmac_md5, key};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, duplex};
+use tower::{Layer as _, Service as _, service_fn};
+use tower_challenge::{
+    AnswerLayer, Authenticated, ChallengeLayer, Connector, Identity, KeyEntry, KeyRing, one_way,
+};
+
+type Stream = Authenticated<Watched<tokio::io::DuplexStream>, Identity<Arc<()>>>;
+
+/// Polls both sides in turn over a pipe of one byte, and drops both after `steps` polls. Returns whether they were done.
+fn dropped_after(steps: usize, client_key: &str) -> bool {
+    // What is attached to a key lives as long as anybody holds the key.
+    let (attached, alive) = (Arc::new(()), Arc::new(()));
+    let watch = |io| Watched { io, alive: Arc::clone(&alive) };
+    let (client, server) = duplex(1);
+    let done = {
+        let ring = KeyRing::new([KeyEntry::new("k", key("right")).unwrap().attach(Arc::clone(&attached))]).unwrap();
+        let mut service = ChallengeLayer::new(one_way::Server::new(ring))
+            .layer(service_fn(async |_: Stream| Ok::<_, std::io::Error>(())));
+        let mut answer = AnswerLayer::new(one_way::Client::new(&key(client_key)))
+            .layer(service_fn(async |io: Watched<_>| Ok::<_, std::io::Error>(io)));
+        let mut accept = pin!(service.call(watch(server)));
+        let mut connect = pin!(answer.call(watch(client)));
+        let cx = &mut Context::from_waker(Waker::noop());
+        let (mut accepted, mut connected) = (false, false);
+        for step in 0..steps {
+            if step % 2 == 0 {
+                connected = connected || connect.as_mut().poll(cx).is_ready();
+            } else {
+                accepted = accepted || accept.as_mut().poll(cx).is_ready();
+            }
+        }
+        accepted && connected
+    };
+    assert_eq!(Arc::strong_count(&alive), 1, "a stream is left after {steps} steps");
+    assert_eq!(Arc::strong_count(&attached), 1, "a key is left after {steps} steps");
+    done
+}
+
+#[test]
+fn dropped_at_any_await() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    // Entered, not blocked on: a task's budget would be used up by polls in a loop that never yields.
+    let _entered = runtime.enter();
+    for client_key in ["right", "wrong"] {
+        let steps = (0..500).find(|&steps| dropped_after(steps, client_key)).expect("it ends");
+        assert!(steps > 100, "{steps} steps, each at another await");
+    }
+}
+
+/// The stream is closed when the future is ready, not when it is dropped.
+#[tokio::test]
+async fn a_failed_handshake_holds_nothing_even_before_it_is_dropped() {
+    let alive = Arc::new(());
+    let (mut client, server) = duplex(64);
+    let mut accept = pin!(support::acceptor(&["key"]).accept(Watched { io: server, alive: Arc::clone(&alive) }));
+    client.write_all(&hmac_md5(b"wrong", &[0; 32])).await.unwrap();
+    client.shutdown().await.unwrap();
+    accept.as_mut().await.unwrap_err();
+    assert_eq!(Arc::strong_count(&alive), 1);
+    client.read_to_end(&mut Vec::new()).await.unwrap();
+
+    let (client, server) = duplex(64);
+    drop(server);
+    let mut connect = pin!(Connector::connect(&connector("key"), Watched { io: client, alive: Arc::clone(&alive) }));
+    connect.as_mut().await.unwrap_err();
+    assert_eq!(Arc::strong_count(&alive), 1);
+}

@@ -1,0 +1,322 @@
+//! The accept loop, over real sockets: tasks of their own, errors survived, shutdown.
+
+mod support;
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use support::{answer_by_hand, connector, read_array, read_verdict, ring};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, sleep};
+use tokio_util::net::Listener;
+use tower::ServiceBuilder;
+use tower_challenge::serve::{ServeError, Shutdown};
+use tower_challenge::{
+    AcceptError, Authenticated, ChallengeLayer, Connection, HandshakeErrorKind, Identity, one_way, serve,
+};
+
+type Stream<IO = TcpStream, A = SocketAddr> = Authenticated<Connection<IO, A>, Identity>;
+
+fn layer() -> ChallengeLayer<one_way::Server> {
+    ChallengeLayer::new(one_way::Server::new(ring(&["key"])))
+}
+
+/// Echoes, unless it is told to panic, to fail, or to stay.
+async fn handle<IO: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin, A: Unpin>(
+    mut stream: Stream<IO, A>,
+) -> io::Result<()> {
+    let mut buf = [0; 64];
+    loop {
+        match stream.read(&mut buf).await? {
+            0 => return Ok(()),
+            len => match &buf[..len] {
+                b"panic" => panic!("as it was told"),
+                b"fail" => return Err(io::Error::other("as it was told")),
+                b"stay" => {
+                    stream.write_all(b"staying").await?;
+                    std::future::pending().await
+                }
+                b"until" => {
+                    stream.write_all(b"staying").await?;
+                    stream.shutdown_token().expect("serve gives one").clone().cancelled().await;
+                    return stream.write_all(b"over").await;
+                }
+                data => stream.write_all(data).await?,
+            },
+        }
+    }
+}
+
+/// Listens for tests that play the kernel.
+struct Accepts<IO>(mpsc::Receiver<io::Result<IO>>);
+
+impl<IO: tokio::io::AsyncRead + tokio::io::AsyncWrite> Listener for Accepts<IO> {
+    type Io = IO;
+    type Addr = ();
+
+    fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<(IO, ())>> {
+        match self.0.poll_recv(cx) {
+            Poll::Ready(Some(accepted)) => Poll::Ready(accepted.map(|io| (io, ()))),
+            Poll::Ready(None) | Poll::Pending => Poll::Pending,
+        }
+    }
+
+    fn local_addr(&self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+struct Server {
+    addr: SocketAddr,
+    errors: Arc<Mutex<Vec<String>>>,
+    stop: oneshot::Sender<()>,
+    running: tokio::task::JoinHandle<Shutdown>,
+}
+
+async fn server(shutdown_timeout: Duration) -> Server {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    let service = ServiceBuilder::new().layer(layer()).service_fn(handle);
+    let errors = Arc::new(Mutex::new(Vec::new()));
+    let (stop, stopped) = oneshot::channel();
+    let serve = serve(listener, service)
+        .with_graceful_shutdown(async { stopped.await.unwrap_or_default() })
+        .shutdown_timeout(shutdown_timeout)
+        .on_error({
+            let errors = Arc::clone(&errors);
+            move |error| errors.lock().unwrap().push(error.to_string())
+        });
+    let running = tokio::spawn(async move { serve.await.unwrap() });
+    Server { addr, errors, stop, running }
+}
+
+async fn connect(addr: SocketAddr) -> Authenticated<TcpStream, one_way::UnprovenServer> {
+    connector("key").connect(TcpStream::connect(addr).await.unwrap()).await.unwrap()
+}
+
+async fn echo(stream: &mut (impl tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin)) {
+    stream.write_all(b"hello").await.unwrap();
+    assert_eq!(&read_array::<5>(stream).await, b"hello");
+}
+
+#[tokio::test]
+async fn each_connection_by_itself() {
+    let server = server(Duration::from_secs(1)).await;
+    let _silent = TcpStream::connect(server.addr).await.unwrap();
+    let mut first = connect(server.addr).await;
+    echo(&mut first).await;
+
+    // A wrong key, an error and a panic harm nobody else.
+    let mut wrong = TcpStream::connect(server.addr).await.unwrap();
+    answer_by_hand(&mut wrong, "wrong").await;
+    assert_eq!(read_verdict(&mut wrong).await, support::REFUSED);
+    let wrong_addr = wrong.local_addr().unwrap();
+    drop(wrong);
+    for order in ["fail", "panic"] {
+        let mut stream = connect(server.addr).await;
+        stream.write_all(order.as_bytes()).await.unwrap();
+        assert_eq!(stream.read(&mut [0]).await.unwrap(), 0);
+    }
+    echo(&mut first).await;
+    echo(&mut connect(server.addr).await).await;
+
+    drop(first);
+    server.stop.send(()).unwrap();
+    server.running.await.unwrap();
+    let mut errors = std::mem::take(&mut *server.errors.lock().unwrap());
+    errors.sort();
+    let expect = |start: &str, end: &str| {
+        let at = errors.iter().position(|e| e.starts_with(start) && e.ends_with(end));
+        at.unwrap_or_else(|| panic!("no {start}..{end} in {errors:#?}"));
+    };
+    expect(&format!("connection from {wrong_addr}: "), "handshake refused");
+    expect("connection from", "the service of an authenticated peer failed");
+    expect("a connection's service panicked: ", "as it was told");
+    expect("connection from", "shut down before the handshake was over");
+    assert_eq!(errors.len(), 4, "{errors:#?}");
+}
+
+#[tokio::test]
+async fn a_service_sees_the_accept_address_and_a_socket_without_delay() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    let (seen, mut saw) = mpsc::channel(1);
+    let service = ServiceBuilder::new().layer(layer()).service_fn(move |stream: Stream| {
+        let seen = seen.clone();
+        async move {
+            let connection = stream.get_ref();
+            let nodelay = connection.get_ref().nodelay()?;
+            seen.send((*connection.addr(), nodelay)).await.map_err(io::Error::other)
+        }
+    });
+    let server = tokio::spawn(serve(listener, service).into_future());
+    let client = connect(addr).await;
+    assert_eq!(saw.recv().await.unwrap(), (client.get_ref().local_addr().unwrap(), true));
+    server.abort();
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn over_a_unix_socket() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("socket");
+    let listener = tokio::net::UnixListener::bind(&path).unwrap();
+    let service = ServiceBuilder::new()
+        .layer(layer())
+        .service_fn(handle::<tokio::net::UnixStream, tokio::net::unix::SocketAddr>);
+    let server = tokio::spawn(serve(listener, service).into_future());
+    let stream = tokio::net::UnixStream::connect(&path).await.unwrap();
+    echo(&mut connector("key").connect(stream).await.unwrap()).await;
+    server.abort();
+}
+
+#[tokio::test]
+async fn shutdown_closes_the_listener_ends_handshakes_and_waits_for_sessions() {
+    let server = server(Duration::from_secs(2)).await;
+    let mut pending = TcpStream::connect(server.addr).await.unwrap();
+    read_array::<32>(&mut pending).await;
+    let mut until = connect(server.addr).await;
+    let mut stay = connect(server.addr).await;
+    for (stream, order) in [(&mut until, "until"), (&mut stay, "stay")] {
+        stream.write_all(order.as_bytes()).await.unwrap();
+        assert_eq!(&read_array::<7>(stream).await, b"staying");
+    }
+
+    let begin = Instant::now();
+    server.stop.send(()).unwrap();
+    assert_eq!(pending.read(&mut [0]).await.unwrap(), 0, "ended at once");
+    assert_eq!(&read_array::<4>(&mut until).await, b"over");
+    assert!(begin.elapsed() < Duration::from_secs(2), "not at the deadline");
+    assert!(TcpStream::connect(server.addr).await.is_err(), "nobody listens");
+
+    let shutdown = server.running.await.unwrap();
+    assert!(begin.elapsed() >= Duration::from_secs(2));
+    assert_eq!((shutdown.finished, shutdown.aborted), (2, 1));
+    assert_eq!(stay.read(&mut [0]).await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn dropping_the_server_aborts_its_connections() {
+    let server = server(Duration::from_secs(60)).await;
+    let mut stream = connect(server.addr).await;
+    echo(&mut stream).await;
+    server.running.abort();
+    assert_eq!(stream.read(&mut [0]).await.unwrap(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn accept_errors_are_survived_with_pauses_that_grow_up_to_half_a_second() {
+    let (accepts, listener) = mpsc::channel(64);
+    let service = ServiceBuilder::new().layer(layer()).service_fn(handle::<DuplexStream, ()>);
+    let (told, mut tell) = mpsc::unbounded_channel();
+    let begin = Instant::now();
+    let server = serve(Accepts(listener), service).on_error(move |error| {
+        if let ServeError::Accept(error) = error {
+            told.send((error.kind(), begin.elapsed().as_millis())).unwrap();
+        }
+    });
+    let server = tokio::spawn(server.into_future());
+
+    let emfile = || Err(io::Error::from_raw_os_error(24));
+    for _ in 0..10 {
+        accepts.send(emfile()).await.unwrap();
+    }
+    let mut at = Vec::new();
+    for _ in 0..10 {
+        at.push(tell.recv().await.unwrap().1);
+    }
+    assert_eq!(at, [0, 5, 15, 35, 75, 155, 315, 635, 1135, 1635]);
+
+    let (client, io) = duplex(64);
+    accepts.send(Ok(io)).await.unwrap();
+    echo(&mut connector("key").connect(client).await.unwrap()).await;
+    assert!(begin.elapsed() < Duration::from_millis(2200), "back within half a second");
+
+    // What concerns one connection alone is no reason to pause; and after a success pauses are short again.
+    let before = begin.elapsed().as_millis();
+    accepts.send(Err(io::ErrorKind::ConnectionAborted.into())).await.unwrap();
+    accepts.send(emfile()).await.unwrap();
+    accepts.send(emfile()).await.unwrap();
+    assert_eq!(tell.recv().await.unwrap(), (io::ErrorKind::ConnectionAborted, before));
+    assert_eq!(tell.recv().await.unwrap().1, before);
+    assert_eq!(tell.recv().await.unwrap().1, before + 5);
+    server.abort();
+}
+
+/// An outer layer that has no room leaves connections where they are; a challenge always has.
+#[tokio::test(start_paused = true)]
+async fn the_next_connection_is_accepted_when_the_service_is_ready() {
+    let (accepts, listener) = mpsc::channel(64);
+    let handled = Arc::new(AtomicUsize::new(0));
+    let service = ServiceBuilder::new().concurrency_limit(1).layer(layer()).service_fn({
+        let handled = Arc::clone(&handled);
+        move |_: Stream<DuplexStream, ()>| {
+            handled.fetch_add(1, Ordering::Relaxed);
+            async {
+                sleep(Duration::from_secs(1)).await;
+                Ok::<_, io::Error>(())
+            }
+        }
+    });
+    let server = tokio::spawn(serve(Accepts(listener), service).into_future());
+    let mut clients = Vec::new();
+    for _ in 0..3 {
+        let (client, io) = duplex(64);
+        accepts.send(Ok(io)).await.unwrap();
+        clients.push(tokio::spawn(connector("key").connect(client)));
+    }
+    sleep(Duration::from_millis(500)).await;
+    assert_eq!((handled.load(Ordering::Relaxed), accepts.capacity()), (1, 62));
+    sleep(Duration::from_secs(3)).await;
+    assert_eq!((handled.load(Ordering::Relaxed), accepts.capacity()), (3, 64));
+    server.abort();
+}
+
+#[tokio::test]
+async fn a_service_that_can_never_be_called_again_ends_the_server_with_its_error() {
+    #[derive(Clone)]
+    struct Broken;
+
+    impl tower::Service<Connection<DuplexStream, ()>> for Broken {
+        type Response = ();
+        type Error = AcceptError<io::Error>;
+        type Future = std::future::Ready<Result<(), Self::Error>>;
+
+        fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+            Poll::Ready(Err(AcceptError::Service(io::Error::other("broken"))))
+        }
+
+        fn call(&mut self, _: Connection<DuplexStream, ()>) -> Self::Future {
+            unreachable!("never ready")
+        }
+    }
+
+    let (_accepts, listener) = mpsc::channel(1);
+    let error = serve(Accepts(listener), Broken).await.unwrap_err();
+    assert!(matches!(error, AcceptError::Service(error) if error.to_string() == "broken"));
+}
+
+#[tokio::test]
+async fn errors_have_the_address_and_the_kind() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    let service = ServiceBuilder::new().layer(layer()).service_fn(handle);
+    let (told, mut tell) = mpsc::unbounded_channel();
+    let server = serve(listener, service).on_error(move |error| {
+        if let ServeError::Connection { addr, error: AcceptError::Handshake(error) } = error {
+            told.send((addr, error.kind())).unwrap();
+        }
+    });
+    let server = tokio::spawn(server.into_future());
+    let mut client = TcpStream::connect(addr).await.unwrap();
+    let from = client.local_addr().unwrap();
+    client.shutdown().await.unwrap();
+    assert_eq!(tell.recv().await.unwrap(), (from, HandshakeErrorKind::ClosedEarly));
+    server.abort();
+}

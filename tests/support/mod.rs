@@ -1,0 +1,88 @@
+//! What several tests share.
+#![allow(dead_code, unreachable_pub, reason = "each test uses its part")]
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use hmac::{Hmac, KeyInit as _, Mac as _};
+use md5::Md5;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
+use tower_challenge::{Acceptor, Connector, Key, KeyEntry, KeyRing, Transport, one_way};
+
+pub const ACCEPTED: &str = "验证成功";
+pub const REFUSED: &str = "验证失败";
+
+pub type Ring = KeyRing<one_way::PreparedKey>;
+
+pub fn key(text: &str) -> Key {
+    Key::new(text).unwrap()
+}
+
+/// A ring in which each key is its id.
+pub fn ring(keys: &[&str]) -> Ring {
+    KeyRing::new(entries(keys)).unwrap()
+}
+
+pub fn entries(keys: &[&str]) -> Vec<KeyEntry> {
+    keys.iter().map(|text| KeyEntry::new(*text, key(text)).unwrap()).collect()
+}
+
+pub fn acceptor(keys: &[&str]) -> Acceptor<one_way::Server> {
+    Acceptor::new(one_way::Server::new(ring(keys)))
+}
+
+pub fn connector(text: &str) -> Connector<one_way::Client> {
+    Connector::new(one_way::Client::new(&key(text)))
+}
+
+/// HMAC-MD5, made without the crate under test.
+pub fn hmac_md5(key: &[u8], nonce: &[u8]) -> [u8; 16] {
+    Hmac::<Md5>::new_from_slice(key).unwrap().chain_update(nonce).finalize().into_bytes().into()
+}
+
+/// The client's part of the classic wire by hand: reads the challenge and answers it.
+pub async fn answer_by_hand<IO: AsyncRead + AsyncWrite + Unpin>(io: &mut IO, key: &str) {
+    let nonce = read_array::<32>(io).await;
+    io.write_all(&hmac_md5(key.as_bytes(), &nonce)).await.unwrap();
+}
+
+pub async fn read_array<const N: usize>(io: &mut (impl AsyncRead + Unpin)) -> [u8; N] {
+    let mut bytes = [0; N];
+    io.read_exact(&mut bytes).await.unwrap();
+    bytes
+}
+
+pub async fn read_verdict(io: &mut (impl AsyncRead + Unpin)) -> String {
+    String::from_utf8(read_array::<12>(io).await.to_vec()).unwrap()
+}
+
+/// A stream that lets a test see that it has been dropped: the count of `alive` goes down.
+#[derive(Debug)]
+pub struct Watched<IO> {
+    pub io: IO,
+    pub alive: Arc<()>,
+}
+
+impl<IO> Transport for Watched<IO> {}
+
+impl<IO: AsyncRead + Unpin> AsyncRead for Watched<IO> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_read(cx, buf)
+    }
+}
+
+impl<IO: AsyncWrite + Unpin> AsyncWrite for Watched<IO> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}
