@@ -5,7 +5,7 @@
 //! cargo bench --bench handshake
 //! ```
 //!
-//! All three run in one process and one thread, both sides together, with `TCP_NODELAY`. What counts is their ratio.
+//! All run in one process and one thread, both sides together, with `TCP_NODELAY`. What counts is their ratio.
 
 use std::hint::black_box;
 use std::io;
@@ -22,6 +22,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Builder;
 use tokio::task::{LocalSet, spawn_local};
+use tokio::time::timeout;
 use tower::{Service as _, ServiceBuilder, service_fn};
 use tower_challenge::mechanism::{Context, Handshake as _, Input, Mechanism as _, Step};
 use tower_challenge::{AnswerLayer, ChallengeLayer, Key, KeyEntry, KeyRing, one_way};
@@ -52,6 +53,7 @@ async fn connect(addr: SocketAddr) -> io::Result<TcpStream> {
 struct Bare;
 
 impl Way for Bare {
+    #[allow(clippy::manual_async_fn, reason = "an `async fn` would borrow from `self`")]
     fn accept(&mut self, mut io: TcpStream) -> impl Future<Output = io::Result<()>> + 'static {
         async move {
             io.write_all(&[7; 32]).await?;
@@ -88,13 +90,37 @@ impl Way for ByHand {
     }
 
     async fn connect(&mut self, addr: SocketAddr) -> io::Result<()> {
-        let mut io = connect(addr).await?;
+        let io = connect(addr).await?;
+        self.answer(io).await
+    }
+}
+
+impl ByHand {
+    async fn answer(&self, mut io: TcpStream) -> io::Result<()> {
         let mut nonce = [0; 32];
         io.read_exact(&mut nonce).await?;
         io.write_all(&self.0.clone().chain_update(nonce).finalize().into_bytes()).await?;
         let mut verdict = [0; 12];
         io.read_exact(&mut verdict).await?;
         if verdict == ACCEPTED { Ok(()) } else { Err(io::ErrorKind::PermissionDenied.into()) }
+    }
+}
+
+/// The same with what no server should do without: a deadline on either side.
+#[derive(Clone)]
+struct ByHandInTime(ByHand);
+
+const DEADLINE: Duration = Duration::from_secs(10);
+
+impl Way for ByHandInTime {
+    fn accept(&mut self, io: TcpStream) -> impl Future<Output = io::Result<()>> + 'static {
+        let accepted = timeout(DEADLINE, self.0.accept(io));
+        async move { accepted.await? }
+    }
+
+    async fn connect(&mut self, addr: SocketAddr) -> io::Result<()> {
+        let io = connect(addr).await?;
+        timeout(DEADLINE, self.0.answer(io)).await?
     }
 }
 
@@ -107,9 +133,12 @@ struct Layers {
 
 impl Way for Layers {
     fn accept(&mut self, io: TcpStream) -> impl Future<Output = io::Result<()>> + 'static {
-        let mut service = ServiceBuilder::new()
-            .layer(self.challenge.clone())
-            .service(service_fn(async |stream| -> io::Result<()> { drop(black_box(stream)); Ok(()) }));
+        let mut service = ServiceBuilder::new().layer(self.challenge.clone()).service(service_fn(
+            async |stream| -> io::Result<()> {
+                drop(black_box(stream));
+                Ok(())
+            },
+        ));
         let response = service.call(io);
         async move { response.await.map_err(io::Error::other) }
     }
@@ -146,17 +175,19 @@ async fn handshakes(way: impl Way, count: u64) -> Duration {
 fn over_tcp(c: &mut Criterion) {
     let mut group = c.benchmark_group("tcp");
     group.throughput(Throughput::Elements(1)).measurement_time(Duration::from_secs(8));
-    bench(&mut group, "bare", Bare);
-    bench(&mut group, "by hand", ByHand(Hmac::new_from_slice(KEY).unwrap()));
+    bench(&mut group, "bare", &Bare);
+    let by_hand = ByHand(Hmac::new_from_slice(KEY).unwrap());
+    bench(&mut group, "by hand", &by_hand);
+    bench(&mut group, "by hand, with deadlines", &ByHandInTime(by_hand.clone()));
     let layers = Layers {
         challenge: ChallengeLayer::new(one_way::Server::new(ring())),
         answer: AnswerLayer::new(one_way::Client::new(&Key::new(KEY).unwrap())),
     };
-    bench(&mut group, "layers", layers);
+    bench(&mut group, "layers", &layers);
     group.finish();
 }
 
-fn bench(group: &mut BenchmarkGroup<'_, WallTime>, name: &str, way: impl Way) {
+fn bench(group: &mut BenchmarkGroup<'_, WallTime>, name: &str, way: &impl Way) {
     let runtime = Builder::new_current_thread().enable_all().build().unwrap();
     group.bench_function(name, |b| {
         b.iter_custom(|count| LocalSet::new().block_on(&runtime, handshakes(way.clone(), count)));

@@ -53,9 +53,8 @@ async fn run(args: Args) -> Result<(), Box<dyn Error>> {
     let mechanism = match args.mechanism {
         shared::Mechanism::OneWay => one_way::Client::new(keys[0].key()),
     };
-    let connector = ServiceBuilder::new()
-        .layer(AnswerLayer::new(mechanism))
-        .service_fn(TcpStream::connect::<String>);
+    let connector =
+        ServiceBuilder::new().layer(AnswerLayer::new(mechanism)).service_fn(TcpStream::connect::<String>);
     let stream = connector.oneshot(args.connect).await?;
 
     let (mut read, write) = tokio::io::split(stream);

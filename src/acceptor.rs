@@ -83,11 +83,7 @@ impl<M, X> Acceptor<M, X> {
 
 impl<M, X: Clone> Clone for Acceptor<M, X> {
     fn clone(&self) -> Self {
-        Self {
-            mechanism: Arc::clone(&self.mechanism),
-            timeout: self.timeout,
-            inspect: self.inspect.clone(),
-        }
+        Self { mechanism: Arc::clone(&self.mechanism), timeout: self.timeout, inspect: self.inspect.clone() }
     }
 }
 

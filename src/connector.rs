@@ -75,11 +75,7 @@ impl<M, X> Connector<M, X> {
 
 impl<M, X: Clone> Clone for Connector<M, X> {
     fn clone(&self) -> Self {
-        Self {
-            mechanism: Arc::clone(&self.mechanism),
-            timeout: self.timeout,
-            inspect: self.inspect.clone(),
-        }
+        Self { mechanism: Arc::clone(&self.mechanism), timeout: self.timeout, inspect: self.inspect.clone() }
     }
 }
 

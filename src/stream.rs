@@ -84,7 +84,7 @@ impl<IO, P> Authenticated<IO, P> {
     }
 
     /// Cancelled when the server shuts down and the session should come to an end by itself. `None` where nobody said
-    /// how that would be known: it comes from [`TransportInfo::shutdown`], and [`serve`](crate::serve()) sets it.
+    /// how that would be known: it comes from [`TransportInfo::shutdown`], and `serve` sets it.
     pub fn shutdown_token(&self) -> Option<&CancellationToken> {
         self.shutdown.as_ref()
     }
@@ -116,7 +116,11 @@ impl<IO, P> Authenticated<IO, P> {
 
 #[deny(clippy::missing_trait_methods)]
 impl<IO: AsyncRead + Unpin, P: Unpin> AsyncRead for Authenticated<IO, P> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         if self.read_ahead.is_empty() {
             return Pin::new(&mut self.io).poll_read(cx, buf);
         }

@@ -47,7 +47,7 @@ pub trait Transport {
         TransportInfo::new()
     }
 
-    /// Sets `TCP_NODELAY`, where there is such a thing; [`serve`](crate::serve()) does so for each connection.
+    /// Sets `TCP_NODELAY`, where there is such a thing; `serve` does so for each connection.
     ///
     /// # Errors
     ///

@@ -53,7 +53,10 @@ fn the_state_machines_do_not_allocate() {
     let client = one_way::Client::new(&key("b"));
     let server = one_way::Server::new(ring(&["a", "b", "c"]));
     let (count, peer) = allocations(|| {
-        let mut sevens = |out: &mut [u8]| Ok(out.fill(7));
+        let mut sevens = |out: &mut [u8]| {
+            out.fill(7);
+            Ok(())
+        };
         let cx = &mut mechanism::Context::with_random(&mut sevens);
         let mut client = client.start(cx).unwrap().handshake;
         let start = server.start(cx).unwrap();

@@ -158,7 +158,11 @@ struct ClosedForWriting<IO>(IO);
 impl<IO> Transport for ClosedForWriting<IO> {}
 
 impl<IO: AsyncRead + Unpin> AsyncRead for ClosedForWriting<IO> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         Pin::new(&mut self.0).poll_read(cx, buf)
     }
 }
@@ -209,8 +213,8 @@ async fn a_server_whose_peer_is_gone_reports_that_it_was_refused() {
 async fn a_shutdown_ends_it_at_once_and_a_session_can_see_it() {
     let token = tokio_util::sync::CancellationToken::new();
     let given = token.clone();
-    let acceptor =
-        acceptor(&["key"]).inspect(move |_: &tokio::io::DuplexStream| TransportInfo::new().shutdown(given.clone()));
+    let acceptor = acceptor(&["key"])
+        .inspect(move |_: &tokio::io::DuplexStream| TransportInfo::new().shutdown(given.clone()));
 
     let (client, server) = duplex(64);
     let (session, _client) = tokio::join!(acceptor.accept(server), connector("key").connect(client));

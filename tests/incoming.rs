@@ -12,7 +12,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 use tower_challenge::incoming::IncomingBuilder;
-use tower_challenge::{ChallengeLayer, Identity, Incoming, one_way};
+use tower_challenge::{Authenticated, ChallengeLayer, Connection, Identity, Incoming, one_way};
 
 async fn builder() -> IncomingBuilder<TcpListener, one_way::Server> {
     let layer = ChallengeLayer::new(one_way::Server::new(ring(&["a", "b", "c"])));
@@ -75,11 +75,12 @@ async fn as_a_stream_and_as_a_listener() {
     assert_eq!((stream.peer().key_id(), from), (&"b".parse().unwrap(), second.local_addr().unwrap()));
 
     // A listener is a listener: `serve` takes this one too, whose connections are authenticated when they are accepted.
-    type Authenticated = tower_challenge::Authenticated<tower_challenge::Connection<TcpStream>, Identity>;
-    let service = tower::service_fn(|mut connection: tower_challenge::Connection<Authenticated>| async move {
-        let greeting = format!("hello {}", connection.get_ref().peer().key_id());
-        connection.write_all(greeting.as_bytes()).await
-    });
+    let service = tower::service_fn(
+        |mut connection: Connection<Authenticated<Connection<TcpStream>, Identity>>| async move {
+            let greeting = format!("hello {}", connection.get_ref().peer().key_id());
+            connection.write_all(greeting.as_bytes()).await
+        },
+    );
     let server = tokio::spawn(tower_challenge::serve(incoming, service).into_future());
     let client = connector("c").connect(TcpStream::connect(addr).await.unwrap()).await;
     let mut said = String::new();
@@ -106,7 +107,8 @@ async fn no_more_are_accepted_than_have_room_to_wait() {
 
 #[tokio::test]
 async fn what_waits_too_long_is_closed() {
-    let layer = ChallengeLayer::new(one_way::Server::new(ring(&["key"]))).ready_timeout(Duration::from_millis(50));
+    let layer =
+        ChallengeLayer::new(one_way::Server::new(ring(&["key"]))).ready_timeout(Duration::from_millis(50));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (told, mut tell) = mpsc::unbounded_channel();
     let mut incoming = Incoming::builder(listener, layer)

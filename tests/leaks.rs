@@ -22,7 +22,8 @@ fn dropped_after(steps: usize, client_key: &str) -> bool {
     let watch = |io| Watched { io, alive: Arc::clone(&alive) };
     let (client, server) = duplex(1);
     let done = {
-        let ring = KeyRing::new([KeyEntry::new("k", key("right")).unwrap().attach(Arc::clone(&attached))]).unwrap();
+        let ring =
+            KeyRing::new([KeyEntry::new("k", key("right")).unwrap().attach(Arc::clone(&attached))]).unwrap();
         let mut service = ChallengeLayer::new(one_way::Server::new(ring))
             .layer(service_fn(async |_: Stream| Ok::<_, std::io::Error>(())));
         let mut answer = AnswerLayer::new(one_way::Client::new(&key(client_key)))
@@ -61,7 +62,8 @@ fn dropped_at_any_await() {
 async fn a_failed_handshake_holds_nothing_even_before_it_is_dropped() {
     let alive = Arc::new(());
     let (mut client, server) = duplex(64);
-    let mut accept = pin!(support::acceptor(&["key"]).accept(Watched { io: server, alive: Arc::clone(&alive) }));
+    let mut accept =
+        pin!(support::acceptor(&["key"]).accept(Watched { io: server, alive: Arc::clone(&alive) }));
     client.write_all(&hmac_md5(b"wrong", &[0; 32])).await.unwrap();
     client.shutdown().await.unwrap();
     accept.as_mut().await.unwrap_err();
@@ -70,7 +72,8 @@ async fn a_failed_handshake_holds_nothing_even_before_it_is_dropped() {
 
     let (client, server) = duplex(64);
     drop(server);
-    let mut connect = pin!(Connector::connect(&connector("key"), Watched { io: client, alive: Arc::clone(&alive) }));
+    let mut connect =
+        pin!(Connector::connect(&connector("key"), Watched { io: client, alive: Arc::clone(&alive) }));
     connect.as_mut().await.unwrap_err();
     assert_eq!(Arc::strong_count(&alive), 1);
 }

@@ -66,8 +66,8 @@ struct Store(Arc<HashMap<&'static str, &'static str>>);
 type Found = Result<Option<&'static str>, &'static str>;
 
 impl Store {
-    fn find(&self, id: Vec<u8>) -> Pin<Box<dyn Future<Output = Found> + Send>> {
-        let found = match std::str::from_utf8(&id) {
+    fn find(&self, id: &[u8]) -> Pin<Box<dyn Future<Output = Found> + Send>> {
+        let found = match std::str::from_utf8(id) {
             Ok("nobody") => Err("the store is out of order"),
             Ok(id) => Ok(self.0.get(id).copied()),
             Err(_) => Ok(None),
@@ -103,7 +103,7 @@ impl Handshake for Asking {
 
     fn step(&mut self, input: Input<Self>) -> Result<Step<Self>, Reject<Self>> {
         match (&self, input) {
-            (Self::Id { store }, Input::Frame(id)) => Ok(Step::LookUp(store.find(id))),
+            (Self::Id { store }, Input::Frame(id)) => Ok(Step::LookUp(store.find(&id))),
             (Self::Id { .. }, Input::Found(Ok(Some(key)))) => {
                 *self = Self::Answer { key };
                 Ok(Step::Continue { send: Some(b"a nonce like no other".to_vec()) })
@@ -154,9 +154,7 @@ impl Handshake for Answering {
         let Input::Frame(frame) = input;
         match (self.key.take(), &frame[..]) {
             (_, b"no") => Err(HandshakeError::refused().into()),
-            (Some(key), nonce) => {
-                Ok(Step::Continue { send: Some(hmac_md5(key.as_bytes(), nonce).to_vec()) })
-            }
+            (Some(key), nonce) => Ok(Step::Continue { send: Some(hmac_md5(key.as_bytes(), nonce).to_vec()) }),
             (None, b"yes") => Ok(Step::Complete { send: None, peer: () }),
             (None, _) => Err(HandshakeError::malformed("neither yes nor no").into()),
         }
@@ -203,7 +201,9 @@ async fn a_lookup_counts_against_the_deadline() {
 
 #[tokio::test(start_paused = true)]
 async fn broken_framing_ends_in_a_close() {
-    for (bytes, kind) in [(&b"\x00\x05ali"[..], ClosedEarly), (b"\x00", ClosedEarly), (b"\x00\x41", Malformed)] {
+    for (bytes, kind) in
+        [(&b"\x00\x05ali"[..], ClosedEarly), (b"\x00", ClosedEarly), (b"\x00\x41", Malformed)]
+    {
         let (mut client, server) = duplex(64);
         client.write_all(bytes).await.unwrap();
         client.shutdown().await.unwrap();

@@ -211,16 +211,16 @@ async fn whose_key_it_was_and_what_is_attached() {
 async fn rotation() {
     let ring = ring(&["old"]);
     let acceptor = Acceptor::new(one_way::Server::new(ring.clone()));
-    let begin = || {
+    let start = || {
         let (client, server) = duplex(64);
         (client, tokio::spawn(acceptor.accept(server)))
     };
-    let (mut begun, begun_server) = begin();
+    let (mut begun, begun_server) = start();
     let nonce = read_array::<32>(&mut begun).await;
 
     ring.replace(support::entries(&["old", "new"])).unwrap();
     for key in ["old", "new"] {
-        let (client, server) = begin();
+        let (client, server) = start();
         connector(key).connect(client).await.unwrap();
         assert_eq!(server.await.unwrap().unwrap().peer().key_id(), &key);
     }
@@ -291,9 +291,7 @@ async fn rfc_2202() {
         (b"Jefe", b"what do ya want for nothing?", "750c783e6ab0b503eaa86e310a5db738"),
         (&[0xaa; 16], &[0xdd; 50], "56be34521d144c88dbb8c733f0e8b3f6"),
         (
-            &[
-                1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25,
-            ],
+            &[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25],
             &[0xcd; 50],
             "697eaf0aca3a3aea3a75164746ffaa79",
         ),
@@ -307,11 +305,13 @@ async fn rfc_2202() {
     for (key, data, digest) in cases {
         let wire = one_way::Wire::new(data.len(), ACCEPTED, REFUSED).unwrap();
         let key = Key::new(key).unwrap();
-        let digest: Vec<u8> = (0..16).map(|i| u8::from_str_radix(&digest[2 * i..2 * i + 2], 16).unwrap()).collect();
+        let digest: Vec<u8> =
+            (0..16).map(|i| u8::from_str_radix(&digest[2 * i..2 * i + 2], 16).unwrap()).collect();
 
         let (client, mut server) = duplex(64);
         server.write_all(data).await.unwrap();
-        let client = tokio::spawn(Connector::new(one_way::Client::new(&key).wire(wire.clone())).connect(client));
+        let client =
+            tokio::spawn(Connector::new(one_way::Client::new(&key).wire(wire.clone())).connect(client));
         assert_eq!(read_array::<16>(&mut server).await.as_slice(), digest);
         server.write_all(ACCEPTED.as_bytes()).await.unwrap();
         client.await.unwrap().unwrap();
@@ -368,7 +368,12 @@ fn a_verdict_before_the_challenge_is_malformed() {
 fn nothing_secret_is_printed() {
     let server = one_way::Server::new(ring(&["sesame"]));
     let client = one_way::Client::new(&key("sesame"));
-    let start = server.start(&mut Context::with_random(&mut |out| Ok(out.fill(0xab)))).unwrap();
+    let start = server
+        .start(&mut Context::with_random(&mut |out| {
+            out.fill(0xab);
+            Ok(())
+        }))
+        .unwrap();
     for shown in [
         format!("{server:?}"),
         format!("{client:?}"),

@@ -64,8 +64,7 @@ async fn our_client_of_a_python_server() {
 #[test]
 #[ignore = "needs python3"]
 fn a_python_client_of_the_example_server() {
-    let mut server =
-        Running::start(process::example("server").args(["--listen", "127.0.0.1:0", "--echo"]));
+    let mut server = Running::start(process::example("server").args(["--listen", "127.0.0.1:0", "--echo"]));
     let listening = server.line();
     let port = listening.rsplit(':').next().unwrap();
     for (key, expected, told) in [

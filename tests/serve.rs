@@ -40,7 +40,7 @@ async fn handle<IO: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin, A: Unp
                 b"fail" => return Err(io::Error::other("as it was told")),
                 b"stay" => {
                     stream.write_all(b"staying").await?;
-                    std::future::pending().await
+                    std::future::pending::<()>().await;
                 }
                 b"until" => {
                     stream.write_all(b"staying").await?;

@@ -10,9 +10,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
 use tokio::time::Instant;
 use tokio_test::{assert_pending, assert_ready_ok};
 use tower::{ServiceBuilder, ServiceExt as _};
-use tower_challenge::{
-    AcceptError, Authenticated, ChallengeLayer, HandshakeErrorKind, Identity, one_way,
-};
+use tower_challenge::{AcceptError, Authenticated, ChallengeLayer, HandshakeErrorKind, Identity, one_way};
 
 type Stream = Authenticated<DuplexStream, Identity>;
 

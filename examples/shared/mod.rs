@@ -10,7 +10,7 @@ const TUTORIAL_KEY: &str = "This is key!";
 
 #[derive(clap::Args)]
 pub(crate) struct Keys {
-    /// A file of keys, one `id:hex` a line. Without it, the environment variable CHALLENGE_KEY is one raw text key
+    /// A file of keys, one `id:hex` a line. Without it, the environment variable `CHALLENGE_KEY` is one raw text key
     #[arg(long, value_name = "FILE")]
     key_file: Option<PathBuf>,
 }
@@ -28,7 +28,9 @@ impl Keys {
             return Ok(KeyFile::new(path).read()?);
         }
         let key = std::env::var("CHALLENGE_KEY").unwrap_or_else(|_| {
-            eprintln!("warning: no --key-file and no CHALLENGE_KEY; using the tutorial's key, which is public");
+            eprintln!(
+                "warning: no --key-file and no CHALLENGE_KEY; using the tutorial's key, which is public"
+            );
             TUTORIAL_KEY.to_owned()
         });
         Ok(vec![KeyEntry::new("default", Key::new(key)?)?])

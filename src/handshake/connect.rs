@@ -8,7 +8,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::drive::Drive;
 use crate::error::HandshakeError;
-use crate::mechanism::{Mechanism, PeerOf, Client};
+use crate::mechanism::{Client, Mechanism, PeerOf};
 use crate::stream::Authenticated;
 use crate::transport::TransportInfo;
 

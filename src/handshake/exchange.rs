@@ -52,7 +52,10 @@ enum State<P> {
     /// The verdict is written and the write side shut down.
     ShuttingDown(HandshakeError),
     /// What the peer still sends is read and thrown away, so that it gets to read the verdict.
-    Lingering { error: HandshakeError, left: usize },
+    Lingering {
+        error: HandshakeError,
+        left: usize,
+    },
     /// Over before it began.
     Failed(HandshakeError),
     Over,
@@ -97,7 +100,9 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, H: Handshake, R: Role> Exchange<IO, H, 
         *this.live = None;
         match std::mem::replace(this.state, State::Over) {
             State::ShuttingDown(error) | State::Lingering { error, .. } | State::Failed(error) => error,
-            State::Sending(_) | State::Receiving | State::LookingUp | State::Over => HandshakeError::new(kind),
+            State::Sending(_) | State::Receiving | State::LookingUp | State::Over => {
+                HandshakeError::new(kind)
+            }
         }
     }
 

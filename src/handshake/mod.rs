@@ -1,7 +1,8 @@
 //! The driver: runs one mechanism over one stream, within one deadline.
 //!
-//! [`exchange`] is the handshake itself, message by message, without any clock; [`drive`] bounds it in time;
-//! [`Accept`] and [`Connect`] are its two public faces.
+//! [`Accept`] and [`Connect`] are its two faces, the futures of [`Acceptor::accept`](crate::Acceptor::accept) and
+//! [`Connector::connect`](crate::Connector::connect). `exchange` is the handshake itself, message by message, without
+//! any clock; `drive` bounds it in time.
 
 mod accept;
 mod connect;

@@ -64,7 +64,9 @@ impl<L: Listener, M, X> IncomingBuilder<L, M, X> {
     /// Outside a tokio runtime.
     pub fn start(self) -> io::Result<Incoming<L::Io, PeerOf<M>, L::Addr>>
     where
-        L: Listener<Io: Transport + Unpin + Send + 'static, Addr: Clone + Unpin + Send + 'static> + Send + 'static,
+        L: Listener<Io: Transport + Unpin + Send + 'static, Addr: Clone + Unpin + Send + 'static>
+            + Send
+            + 'static,
         M: Mechanism<Role = Server> + Send + Sync + 'static,
         X: Inspect<Connection<L::Io, L::Addr>> + Clone + Send + 'static,
         PeerOf<M>: Send + 'static,

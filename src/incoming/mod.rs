@@ -102,7 +102,8 @@ impl<IO, P, A> Incoming<IO, P, A> {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<Authenticated<Connection<IO, A>, P>>> {
-        let gone = || io::Error::new(io::ErrorKind::NotConnected, "the task that accepts connections is gone");
+        let gone =
+            || io::Error::new(io::ErrorKind::NotConnected, "the task that accepts connections is gone");
         self.ready.poll_recv(cx).map(|stream| stream.ok_or_else(gone))
     }
 }

@@ -76,9 +76,6 @@ impl<A> Clone for Identity<A> {
 
 impl<A: fmt::Debug> fmt::Debug for Identity<A> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Identity")
-            .field("key_id", self.key_id())
-            .field("attached", self.attached())
-            .finish()
+        f.debug_struct("Identity").field("key_id", self.key_id()).field("attached", self.attached()).finish()
     }
 }

@@ -89,7 +89,7 @@ impl PartialEq<&str> for KeyId {
 
 impl fmt::Display for KeyId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match str::from_utf8(&self.0) {
+        match std::str::from_utf8(&self.0) {
             Ok(text) => text.escape_debug().fmt(f),
             Err(_) => self.0.escape_ascii().fmt(f),
         }

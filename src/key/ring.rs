@@ -102,10 +102,7 @@ impl<K, A> KeyRing<K, A> {
 impl<K: PrepareKey, A> KeySnapshot<K, A> {
     fn prepare(max: usize, entries: impl IntoIterator<Item = KeyEntry<A>>) -> Result<Self, KeyError> {
         let prepare = |entry: KeyEntry<A>| {
-            Ok(RingKey {
-                key: K::prepare(&entry.key)?,
-                identity: Identity::new(entry.id, entry.attached),
-            })
+            Ok(RingKey { key: K::prepare(&entry.key)?, identity: Identity::new(entry.id, entry.attached) })
         };
         let keys = entries.into_iter().map(prepare).collect::<Result<Arc<[_]>, KeyError>>()?;
         match keys.len() {

@@ -1,6 +1,6 @@
 //! What a challenge-response is, without any input or output: the traits that a mechanism implements.
 //!
-//! A mechanism is a wire and the two state machines on its ends. This crate brings [`one_way`](crate::one_way); another
+//! A mechanism is a wire and the two state machines on its ends. This crate brings [`one_way`]; another
 //! crate can bring its own with what is public here.
 //!
 //! ```text

@@ -61,7 +61,11 @@ impl<IO: Transport, A> Transport for Connection<IO, A> {
 
 #[deny(clippy::missing_trait_methods)]
 impl<IO: AsyncRead + Unpin, A: Unpin> AsyncRead for Connection<IO, A> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         Pin::new(&mut self.io).poll_read(cx, buf)
     }
 }

@@ -29,13 +29,7 @@ where
     L: Listener,
     S: Service<Connection<L::Io, L::Addr>>,
 {
-    Serve {
-        listener,
-        service,
-        signal: None,
-        shutdown_timeout: SHUTDOWN_TIMEOUT,
-        on_error: Box::new(|_| {}),
-    }
+    Serve { listener, service, signal: None, shutdown_timeout: SHUTDOWN_TIMEOUT, on_error: Box::new(|_| {}) }
 }
 
 /// Who is told of what went wrong.

@@ -20,7 +20,7 @@
 //!
 //! let service = ServiceBuilder::new()
 //!     .layer(ChallengeLayer::new(one_way::Server::new(keys)))
-//!     .service_fn(|mut stream: Authenticated<DuplexStream, Identity<&str>>| async move {
+//!     .service_fn(|mut stream: Authenticated<DuplexStream, Identity<&'static str>>| async move {
 //!         let greeting = format!("hello, {}", stream.peer().attached());
 //!         stream.write_all(greeting.as_bytes()).await
 //!     });

@@ -95,7 +95,9 @@ impl<D: Digest> Handshake for Answering<D> {
             (ServerMessage::Accepted, true) => Ok(Step::Complete { send: None, peer: UnprovenServer }),
             // verdict awaited -> refused
             (ServerMessage::Refused, true) => Err(HandshakeError::refused().into()),
-            (ServerMessage::Challenge(_), true) => Err(HandshakeError::malformed("a second challenge").into()),
+            (ServerMessage::Challenge(_), true) => {
+                Err(HandshakeError::malformed("a second challenge").into())
+            }
             (ServerMessage::Accepted | ServerMessage::Refused, false) => {
                 Err(HandshakeError::malformed("a verdict before the challenge").into())
             }
