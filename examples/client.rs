@@ -65,7 +65,8 @@ async fn run(args: Args) -> Result<(), Box<dyn Error>> {
         tokio::select! {
             result = &mut sending, if !sent => match result {
                 Ok(()) => sent = true,
-                Err(error) if is_close(&error) => break,
+                // What the server has said before it closed is still to be read.
+                Err(error) if is_close(&error) => sent = true,
                 Err(error) => return Err(error.into()),
             },
             result = read.read(&mut chunk) => match result {
@@ -83,15 +84,15 @@ async fn run(args: Args) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-async fn send(mut lines: mpsc::Receiver<String>, mut write: impl AsyncWrite + Unpin) -> io::Result<()> {
+async fn send(mut lines: mpsc::Receiver<Vec<u8>>, mut write: impl AsyncWrite + Unpin) -> io::Result<()> {
     while let Some(line) = lines.recv().await {
-        write.write_all(line.as_bytes()).await?;
+        write.write_all(&line).await?;
     }
     write.shutdown().await
 }
 
 /// Lines of the standard input. In a thread of its own, which the process need not wait for when the server has closed.
-fn read_lines() -> mpsc::Receiver<String> {
+fn read_lines() -> mpsc::Receiver<Vec<u8>> {
     let (sender, lines) = mpsc::channel(1);
     std::thread::spawn(move || {
         let prompt = io::stdin().is_terminal();
@@ -99,8 +100,8 @@ fn read_lines() -> mpsc::Receiver<String> {
             if prompt {
                 eprint!(">>> ");
             }
-            let mut line = String::new();
-            match io::stdin().lock().read_line(&mut line) {
+            let mut line = Vec::new();
+            match io::stdin().lock().read_until(b'\n', &mut line) {
                 Ok(1..) if sender.blocking_send(line).is_ok() => {}
                 _ => return,
             }

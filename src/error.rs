@@ -24,6 +24,11 @@ pub enum HandshakeErrorKind {
     Malformed,
     /// Reading from the stream or writing to it failed.
     Io,
+    /// The server accepted, but has not proven that it holds the key itself: it is not the one that was meant, or
+    /// somebody is in between.
+    ServerUnproven,
+    /// A channel binding was required, and the stream has none. Nothing has been sent.
+    ChannelBinding,
     /// The operating system gave no random bytes. The peer has done nothing wrong.
     Random,
     /// There was no key to be had: its source failed, or has none for this target. The peer has done nothing wrong.
@@ -40,6 +45,8 @@ impl HandshakeErrorKind {
             Self::ClosedEarly => "peer closed before the handshake was over",
             Self::Malformed => "malformed handshake message",
             Self::Io => "input or output failed during the handshake",
+            Self::ServerUnproven => "the server has not proven that it holds the key",
+            Self::ChannelBinding => "the stream has no channel binding, and one is required",
             Self::Random => "no random bytes for the handshake",
             Self::KeySource => "no key for the handshake",
             Self::ShuttingDown => "shut down before the handshake was over",
@@ -114,15 +121,19 @@ impl Error for HandshakeError {
     }
 }
 
+/// Data that make no sense are [`Malformed`](HandshakeErrorKind::Malformed): that is how other codecs say so, and TLS.
 /// A reset is a close without manners, and TLS streams say "unexpected end of file" when the peer is gone: both are
 /// [`ClosedEarly`](HandshakeErrorKind::ClosedEarly). All else is [`Io`](HandshakeErrorKind::Io).
 impl From<io::Error> for HandshakeError {
     fn from(error: io::Error) -> Self {
-        use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof, WriteZero};
+        use io::ErrorKind::{
+            BrokenPipe, ConnectionAborted, ConnectionReset, InvalidData, UnexpectedEof, WriteZero,
+        };
         let kind = match error.kind() {
             BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof | WriteZero => {
                 HandshakeErrorKind::ClosedEarly
             }
+            InvalidData => HandshakeErrorKind::Malformed,
             _ => HandshakeErrorKind::Io,
         };
         Self::with_source(kind, error)

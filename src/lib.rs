@@ -26,8 +26,17 @@ pub use self::client::{Answer, AnswerLayer, ConnectError};
 #[cfg(feature = "net")]
 #[doc(inline)]
 pub use self::incoming::Incoming;
+#[cfg(feature = "mutual")]
 #[doc(inline)]
-pub use self::key::{Identity, Key, KeyEntry, KeyError, KeyFile, KeyId, KeyRing};
+pub use self::key::DerivedKeys;
+#[doc(inline)]
+pub use self::key::{Identity, Key, KeyEntry, KeyError, KeyFile, KeyId, KeyRing, KeyStore};
+#[cfg(feature = "multiprocessing")]
+#[doc(inline)]
+pub use self::mechanism::multiprocessing;
+#[cfg(feature = "mutual")]
+#[doc(inline)]
+pub use self::mechanism::mutual;
 #[doc(inline)]
 pub use self::mechanism::one_way;
 #[cfg(feature = "net")]

@@ -72,8 +72,7 @@ impl<IO, P> Authenticated<IO, P> {
         Self { io, read_ahead, peer, shutdown }
     }
 
-    /// A stream that nobody has authenticated, for the tests of handlers and for adapters that take one
-    /// [apart](Self::into_parts) and put it together again.
+    /// A stream that nobody has authenticated, for the unit tests of handlers.
     pub fn without_handshake(io: IO, peer: P) -> Self {
         Self::new(io, BytesMut::new(), peer, None)
     }
@@ -104,6 +103,11 @@ impl<IO, P> Authenticated<IO, P> {
         Parts { io: self.io, read_ahead: self.read_ahead, peer: self.peer, shutdown: self.shutdown }
     }
 
+    /// Puts it together again, with nothing lost.
+    pub fn from_parts(parts: Parts<IO, P>) -> Self {
+        Self::new(parts.io, parts.read_ahead, parts.peer, parts.shutdown)
+    }
+
     /// Goes on in messages of `codec`, those that have arrived already first. The peer stays within reach:
     /// `framed.get_ref().peer()`.
     pub fn into_framed<C: Decoder>(self, codec: C) -> Framed<Self, C>
@@ -115,7 +119,7 @@ impl<IO, P> Authenticated<IO, P> {
 }
 
 #[deny(clippy::missing_trait_methods)]
-impl<IO: AsyncRead + Unpin, P: Unpin> AsyncRead for Authenticated<IO, P> {
+impl<IO: AsyncRead + Unpin, P> AsyncRead for Authenticated<IO, P> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -135,7 +139,7 @@ impl<IO: AsyncRead + Unpin, P: Unpin> AsyncRead for Authenticated<IO, P> {
 }
 
 #[deny(clippy::missing_trait_methods)]
-impl<IO: AsyncWrite + Unpin, P: Unpin> AsyncWrite for Authenticated<IO, P> {
+impl<IO: AsyncWrite + Unpin, P> AsyncWrite for Authenticated<IO, P> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.io).poll_write(cx, buf)
     }
@@ -161,9 +165,15 @@ impl<IO: AsyncWrite + Unpin, P: Unpin> AsyncWrite for Authenticated<IO, P> {
     }
 }
 
+// Nothing but the stream is ever pinned.
+impl<IO: Unpin, P> Unpin for Authenticated<IO, P> {}
+
 impl<IO: Transport, P> Transport for Authenticated<IO, P> {
     fn transport_info(&self) -> TransportInfo {
-        self.io.transport_info()
+        let mut info = self.io.transport_info();
+        // It may have come from elsewhere than the stream.
+        info.shutdown = self.shutdown.clone().or(info.shutdown);
+        info
     }
 
     fn set_nodelay(&self) -> io::Result<()> {

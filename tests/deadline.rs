@@ -67,6 +67,68 @@ async fn a_refused_peer_that_stays_is_cut_off_at_the_deadline() {
     assert!(client.write_all(b"x").await.is_err(), "closed by the time it is reported");
 }
 
+/// A stream that always has data uses up the task's budget, and a timer that asks for some of it is never ready.
+#[tokio::test]
+async fn a_peer_that_floods_a_codec_that_skips_is_cut_off_in_time() {
+    use tower_challenge::HandshakeError;
+    use tower_challenge::mechanism::{Handshake, Input, Mechanism, NoLookup, Reject, Server, Start, Step};
+
+    struct SkipsZeros;
+
+    impl tokio_util::codec::Decoder for SkipsZeros {
+        type Item = ();
+        type Error = HandshakeError;
+
+        fn decode(&mut self, buf: &mut bytes::BytesMut) -> Result<Option<()>, HandshakeError> {
+            buf.clear();
+            Ok(None)
+        }
+    }
+
+    impl tokio_util::codec::Encoder<()> for SkipsZeros {
+        type Error = HandshakeError;
+
+        fn encode(&mut self, (): (), _: &mut bytes::BytesMut) -> Result<(), HandshakeError> {
+            Ok(())
+        }
+    }
+
+    struct Waits;
+
+    impl Mechanism for Waits {
+        type Role = Server;
+        type Handshake = Waits;
+
+        fn start(
+            &self,
+            _: &mut tower_challenge::mechanism::Context<'_>,
+        ) -> Result<Start<Waits>, HandshakeError> {
+            Ok(Start { codec: SkipsZeros, handshake: Waits, send: None })
+        }
+    }
+
+    impl Handshake for Waits {
+        type Codec = SkipsZeros;
+        type Message = ();
+        type Peer = ();
+        type Lookup = NoLookup;
+        const LONGEST_RECEIVED: usize = 1;
+        const LONGEST_SENT: usize = 1;
+
+        fn step(&mut self, _: Input<Self>) -> Result<Step<Self>, Reject<Self>> {
+            unreachable!("nothing is ever decoded")
+        }
+    }
+
+    let zeros = tokio::io::join(tokio::io::repeat(0), tokio::io::sink());
+    let acceptor = tower_challenge::Acceptor::new(Waits)
+        .timeout(Duration::from_millis(100))
+        .inspect(|_: &tokio::io::Join<_, _>| TransportInfo::new());
+    let accept = tokio::spawn(acceptor.accept(zeros));
+    let outcome = tokio::time::timeout(Duration::from_secs(30), accept).await.expect("it ends").unwrap();
+    assert_eq!(outcome.unwrap_err().kind(), TimedOut);
+}
+
 /// What a stream without an end costs: the limit, and a little.
 #[derive(Debug)]
 struct Flood {
@@ -121,10 +183,15 @@ async fn a_refused_peer_reads_its_verdict_also_with_data_behind_its_answer() {
         let server = tokio::spawn(acceptor(&["key"]).accept(server));
         read_array::<32>(&mut client).await;
         client.write_all(&vec![0; 16 + pipelined]).await.unwrap();
-        // Let everything arrive before any of it is read.
         let mut rest = String::new();
         client.read_to_string(&mut rest).await.unwrap();
         assert_eq!(rest, REFUSED);
+        // It still listens: had it closed, the first write would be answered by a reset, and a later one fail.
+        for _ in 0..3 {
+            client.write_all(b"more").await.unwrap();
+            sleep(Duration::from_millis(5)).await;
+        }
+        assert!(!server.is_finished());
         drop(client);
         assert_eq!(server.await.unwrap().unwrap_err().kind(), Refused);
     }

@@ -148,6 +148,7 @@ async fn dropping_it_closes_the_listener_and_what_is_pending_and_nothing_else() 
     assert_eq!(waiting.read(&mut [0]).await.unwrap(), 0);
     assert!(TcpStream::connect(addr).await.is_err(), "nobody listens");
     assert_eq!(read_verdict(&mut pulled).await, support::ACCEPTED);
+    assert!(stream.shutdown_token().unwrap().is_cancelled(), "but it can see that it is time");
     stream.write_all(b"still here").await.unwrap();
     assert_eq!(&read_array::<10>(&mut pulled).await, b"still here");
 }

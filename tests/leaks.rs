@@ -2,9 +2,11 @@
 
 mod support;
 
+use std::io;
 use std::pin::pin;
 use std::sync::Arc;
-use std::task::{Context, Waker};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use support::{Watched, connector, hmac_md5, key};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, duplex};
@@ -25,9 +27,9 @@ fn dropped_after(steps: usize, client_key: &str) -> bool {
         let ring =
             KeyRing::new([KeyEntry::new("k", key("right")).unwrap().attach(Arc::clone(&attached))]).unwrap();
         let mut service = ChallengeLayer::new(one_way::Server::new(ring))
-            .layer(service_fn(async |_: Stream| Ok::<_, std::io::Error>(())));
+            .layer(service_fn(async |_: Stream| Ok::<_, io::Error>(())));
         let mut answer = AnswerLayer::new(one_way::Client::new(&key(client_key)))
-            .layer(service_fn(async |io: Watched<_>| Ok::<_, std::io::Error>(io)));
+            .layer(service_fn(async |io: Watched<_>| Ok::<_, io::Error>(io)));
         let mut accept = pin!(service.call(watch(server)));
         let mut connect = pin!(answer.call(watch(client)));
         let cx = &mut Context::from_waker(Waker::noop());
@@ -76,4 +78,68 @@ async fn a_failed_handshake_holds_nothing_even_before_it_is_dropped() {
         pin!(Connector::connect(&connector("key"), Watched { io: client, alive: Arc::clone(&alive) }));
     connect.as_mut().await.unwrap_err();
     assert_eq!(Arc::strong_count(&alive), 1);
+}
+
+/// The same at the deadline, and at the one for an inner service that is never ready.
+#[tokio::test(start_paused = true)]
+async fn what_is_timed_out_holds_nothing_even_before_it_is_dropped() {
+    #[derive(Clone)]
+    struct NeverReady;
+
+    impl tower::Service<Stream> for NeverReady {
+        type Response = ();
+        type Error = io::Error;
+        type Future = std::future::Ready<io::Result<()>>;
+
+        fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Pending
+        }
+
+        fn call(&mut self, _: Stream) -> Self::Future {
+            unreachable!("never ready")
+        }
+    }
+
+    let alive = Arc::new(());
+    for answers in [false, true] {
+        let ring = KeyRing::new([KeyEntry::new("k", key("right")).unwrap().attach(Arc::new(()))]).unwrap();
+        let mut service = ChallengeLayer::new(one_way::Server::new(ring)).layer(NeverReady);
+        let (mut client, server) = duplex(64);
+        let mut response = pin!(service.call(Watched { io: server, alive: Arc::clone(&alive) }));
+        if answers {
+            let connect = connector("right").connect(client);
+            let (outcome, _client) = tokio::join!(response.as_mut(), connect);
+            assert!(matches!(outcome.unwrap_err(), tower_challenge::AcceptError::NotReady));
+        } else {
+            response.as_mut().await.unwrap_err();
+            assert_eq!(client.read_to_end(&mut Vec::new()).await.unwrap(), 32);
+        }
+        assert_eq!(Arc::strong_count(&alive), 1, "the response is still there, the stream is not");
+    }
+}
+
+#[cfg(feature = "mutual")]
+#[tokio::test(start_paused = true)]
+async fn a_lookup_that_is_timed_out_is_dropped_at_once() {
+    use tower_challenge::mutual::{Audience, Client, Server};
+    use tower_challenge::{Acceptor, KeyStore};
+
+    let alive = Arc::new(());
+    let watched = Arc::clone(&alive);
+    let store = KeyStore::new(move |_| {
+        let alive = Arc::clone(&watched);
+        async move {
+            tokio::time::sleep(Duration::from_secs(3600)).await;
+            drop(alive);
+            Ok::<Vec<KeyEntry>, io::Error>(Vec::new())
+        }
+    });
+    let audience = Audience::unspecified();
+    let client = Client::new("k", &key("0123456789abcdef"), audience.clone()).unwrap();
+    let (client_io, server_io) = duplex(64);
+    let mut accept = pin!(Acceptor::new(Server::new(store, audience)).accept(server_io));
+    let connect = Connector::new(client);
+    let (outcome, _) = tokio::join!(accept.as_mut(), connect.connect(client_io));
+    assert_eq!(outcome.unwrap_err().kind(), tower_challenge::HandshakeErrorKind::TimedOut);
+    assert_eq!(Arc::strong_count(&alive), 1, "neither the lookup nor the store is left");
 }

@@ -99,7 +99,8 @@ impl Handshake for Asking {
     type Peer = &'static str;
     type Lookup = Pin<Box<dyn Future<Output = Found> + Send>>;
 
-    const LONGEST_MESSAGE: usize = 66;
+    const LONGEST_RECEIVED: usize = 66;
+    const LONGEST_SENT: usize = 66;
 
     fn step(&mut self, input: Input<Self>) -> Result<Step<Self>, Reject<Self>> {
         match (&self, input) {
@@ -148,7 +149,8 @@ impl Handshake for Answering {
     type Peer = ();
     type Lookup = NoLookup;
 
-    const LONGEST_MESSAGE: usize = 66;
+    const LONGEST_RECEIVED: usize = 66;
+    const LONGEST_SENT: usize = 66;
 
     fn step(&mut self, input: Input<Self>) -> Result<Step<Self>, Reject<Self>> {
         let Input::Frame(frame) = input;

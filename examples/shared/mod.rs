@@ -27,12 +27,13 @@ impl Keys {
         if let Some(path) = &self.key_file {
             return Ok(KeyFile::new(path).read()?);
         }
-        let key = std::env::var("CHALLENGE_KEY").unwrap_or_else(|_| {
+        let key = std::env::var_os("CHALLENGE_KEY").unwrap_or_else(|| {
             eprintln!(
                 "warning: no --key-file and no CHALLENGE_KEY; using the tutorial's key, which is public"
             );
-            TUTORIAL_KEY.to_owned()
+            TUTORIAL_KEY.into()
         });
+        let key = key.into_string().map_err(|_| "CHALLENGE_KEY is not UTF-8; use a key file")?;
         Ok(vec![KeyEntry::new("default", Key::new(key)?)?])
     }
 }

@@ -1,9 +1,10 @@
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use pin_project_lite::pin_project;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::task::coop::unconstrained;
 use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
@@ -32,7 +33,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, H: Handshake, R: Role> Drive<IO, H, R> 
     where
         M: Mechanism<Role = R, Handshake = H>,
     {
-        let start = mechanism::Context::with_system_random(|cx| mechanism.start(cx));
+        let start = mechanism::Context::of(info.channel_binding, |cx| mechanism.start(cx));
         Self {
             exchange: Exchange::new(io, start),
             deadline: sleep_until(deadline_in(timeout)),
@@ -55,13 +56,19 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, H: Handshake, R: Role> Future for Drive
         }
         let kind = if this.cancelled.as_pin_mut().is_some_and(|cancelled| cancelled.poll(cx).is_ready()) {
             HandshakeErrorKind::ShuttingDown
-        } else if this.deadline.poll(cx).is_ready() {
+        } else if poll_timer(this.deadline, cx).is_ready() {
             HandshakeErrorKind::TimedOut
         } else {
             return Poll::Pending;
         };
         Poll::Ready(Err(this.exchange.cut_short(kind)))
     }
+}
+
+/// Whether the time is up, also when the task has used up its budget: a peer that floods sees to that, and the timer on
+/// its own would then say that it is not.
+pub(crate) fn poll_timer(timer: Pin<&mut Sleep>, cx: &mut Context<'_>) -> Poll<()> {
+    pin!(unconstrained(timer)).poll(cx)
 }
 
 /// A moment so far away that it does not matter stands for one that can't be expressed.

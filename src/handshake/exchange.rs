@@ -12,7 +12,7 @@ use tokio_util::codec::Framed;
 use crate::error::{HandshakeError, HandshakeErrorKind};
 use crate::mechanism::{Handshake, Input, Reject, Role, Start, Step};
 
-/// How much larger than the longest message the two buffers are. A read that fills its buffer has to be followed by
+/// How much larger than the longest message the read buffer is. A read that fills its buffer has to be followed by
 /// another that finds nothing; room for a little more saves that system call in most handshakes.
 const BUFFER_SLACK: usize = 64;
 
@@ -82,7 +82,10 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, H: Handshake, R: Role> Exchange<IO, H, 
                 return Self { live: None, state: State::Failed(error), lookup: None, role: PhantomData };
             }
         };
-        let framed = Framed::with_capacity(io, codec, H::LONGEST_MESSAGE + BUFFER_SLACK);
+        // Made without any buffers, then given one of its own size each.
+        let mut framed = Framed::with_capacity(io, codec, 0);
+        framed.read_buffer_mut().reserve(H::LONGEST_RECEIVED + BUFFER_SLACK);
+        framed.write_buffer_mut().reserve(H::LONGEST_SENT);
         let mut live = Live { framed, handshake, failed_write: None };
         let state = match send {
             None => State::Receiving,
@@ -96,8 +99,9 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, H: Handshake, R: Role> Exchange<IO, H, 
 
     /// Ends the exchange from outside. A refused peer whose time to read the verdict is up has been refused.
     pub(super) fn cut_short(self: Pin<&mut Self>, kind: HandshakeErrorKind) -> HandshakeError {
-        let this = self.project();
+        let mut this = self.project();
         *this.live = None;
+        this.lookup.set(None);
         match std::mem::replace(this.state, State::Over) {
             State::ShuttingDown(error) | State::Lingering { error, .. } | State::Failed(error) => error,
             State::Sending(_) | State::Receiving | State::LookingUp | State::Over => {
@@ -142,6 +146,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, H: Handshake, R: Role> Exchange<IO, H, 
                         // message not written -> peer's message awaited all the same
                         (Err(error), Then::Receive) if R::READS_ON_AFTER_FAILED_WRITE => {
                             live.failed_write = Some(error);
+                            live.framed.write_buffer_mut().clear();
                         }
                         (Err(error), _) => return Poll::Ready(Err(error)),
                     }

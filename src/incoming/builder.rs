@@ -44,7 +44,7 @@ impl<L: Listener, M, X> IncomingBuilder<L, M, X> {
     }
 
     /// Sets who is told of what went wrong: peers that did not prove themselves, connections that could not be
-    /// accepted. Called between two accepts: it must not block.
+    /// accepted. Called between two accepts: it must neither block nor panic.
     pub fn on_error(
         mut self,
         f: impl FnMut(ServeError<AcceptError<Infallible>, L::Addr>) + Send + 'static,
@@ -64,9 +64,7 @@ impl<L: Listener, M, X> IncomingBuilder<L, M, X> {
     /// Outside a tokio runtime.
     pub fn start(self) -> io::Result<Incoming<L::Io, PeerOf<M>, L::Addr>>
     where
-        L: Listener<Io: Transport + Unpin + Send + 'static, Addr: Clone + Unpin + Send + 'static>
-            + Send
-            + 'static,
+        L: Listener<Io: Transport + Unpin + Send + 'static, Addr: Clone + Send + 'static> + Send + 'static,
         M: Mechanism<Role = Server> + Send + Sync + 'static,
         X: Inspect<Connection<L::Io, L::Addr>> + Clone + Send + 'static,
         PeerOf<M>: Send + 'static,

@@ -60,7 +60,8 @@ use crate::stream::Authenticated;
 /// accepted: connections stay in the kernel's queue.
 ///
 /// It is pulled by [`accept`](Self::accept), as a [`Stream`], or as a tokio-util [`Listener`]. Dropping it closes the
-/// listener, ends the handshakes that are pending and closes what waits; what has been pulled is not touched.
+/// listener, ends the handshakes that are pending and closes what waits. What has been pulled goes on, and can see that it is
+/// time by its [`shutdown_token`](Authenticated::shutdown_token).
 ///
 /// See the [module](self) for an example.
 #[must_use = "dropping it closes the listener"]
@@ -89,7 +90,7 @@ impl<IO, P, A> Incoming<IO, P, A> {
     ///
     /// # Errors
     ///
-    /// Only if the task that accepts is gone, since the runtime is shutting down.
+    /// Only if the task that accepts is gone: the runtime is shutting down, or the error hook has panicked.
     ///
     /// # Cancel safety
     ///
@@ -108,13 +109,16 @@ impl<IO, P, A> Incoming<IO, P, A> {
     }
 }
 
+// Nothing of it is ever pinned.
+impl<IO, P, A> Unpin for Incoming<IO, P, A> {}
+
 impl<IO, P, A> Drop for Incoming<IO, P, A> {
     fn drop(&mut self) {
         self.server.abort();
     }
 }
 
-impl<IO, P, A: Unpin> Stream for Incoming<IO, P, A> {
+impl<IO, P, A> Stream for Incoming<IO, P, A> {
     type Item = io::Result<Authenticated<Connection<IO, A>, P>>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
@@ -125,8 +129,7 @@ impl<IO, P, A: Unpin> Stream for Incoming<IO, P, A> {
 impl<IO, P, A> Listener for Incoming<IO, P, A>
 where
     IO: AsyncRead + AsyncWrite + Unpin,
-    P: Unpin,
-    A: Clone + Unpin,
+    A: Clone,
 {
     type Io = Authenticated<Connection<IO, A>, P>;
     type Addr = A;

@@ -220,7 +220,7 @@ mod tests {
             ("bob:", "the key is empty"),
             (":c0ffee", "a key id has 1 to 255 bytes, this one 0"),
         ] {
-            let error = read(format!("alice:00\n\n{line}\n")).unwrap_err();
+            let error = read(format!("alice:01\n\n{line}\n")).unwrap_err();
             assert_eq!(error.line(), Some(3));
             let message = error.to_string();
             assert!(message.ends_with(&format!(", line 3: {problem}")), "{message}");
@@ -249,7 +249,7 @@ mod tests {
         use std::os::unix::fs::PermissionsExt as _;
 
         let file = tempfile::NamedTempFile::new().unwrap();
-        std::fs::write(file.path(), "alice:00\n").unwrap();
+        std::fs::write(file.path(), "alice:01\n").unwrap();
         for mode in [0o640, 0o604, 0o620, 0o602] {
             file.as_file().set_permissions(std::fs::Permissions::from_mode(mode)).unwrap();
             let error = KeyFile::new(file.path()).read().unwrap_err();

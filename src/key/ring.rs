@@ -1,25 +1,10 @@
+use std::collections::HashMap;
 use std::fmt;
+use std::future::{Ready, ready};
+use std::ops::Range;
 use std::sync::{Arc, PoisonError, RwLock};
 
-use super::{Identity, Key, KeyEntry, KeyError};
-
-/// What a mechanism makes of a [`Key`] once, so that no handshake has to: a MAC that is keyed already, derived keys.
-///
-/// A key that does not suit the mechanism fails here, and so wherever keys come in ([`KeyRing::new`],
-/// [`KeyRing::replace`]), never in a handshake. An implementation should overwrite its memory when dropped, as
-/// RustCrypto's MACs do with their `zeroize` feature.
-pub trait PrepareKey: Sized {
-    /// How many keys a ring may hold unless its owner [raises it](KeyRing::with_max_keys). For a mechanism that must
-    /// try each of them against every stranger; one that looks keys up by id needs no limit.
-    const MAX_KEYS: usize = usize::MAX;
-
-    /// Prepares `key`.
-    ///
-    /// # Errors
-    ///
-    /// [`KeyError::Unsuitable`] for a key that this mechanism can't use, too short a one say.
-    fn prepare(key: &Key) -> Result<Self, KeyError>;
-}
+use super::{FoundKeys, KeyEntry, KeyError, KeyId, Keys, LookupError, PrepareKey, RingKey};
 
 /// The keys that a server accepts at the moment, prepared for one mechanism.
 ///
@@ -29,6 +14,8 @@ pub trait PrepareKey: Sized {
 /// To rotate a key without refusing anybody: replace the ring by one that has the old key and the new one under the
 /// same id, hand the new key out, then replace it by one that has only the new key. Lookups that begin after
 /// `replace` has returned never see a key that is gone; sessions that were accepted with it go on.
+///
+/// A lookup by id takes the same time in a ring of a million keys as in a ring of one.
 pub struct KeyRing<K, A = ()> {
     shared: Arc<Shared<K, A>>,
 }
@@ -36,18 +23,13 @@ pub struct KeyRing<K, A = ()> {
 struct Shared<K, A> {
     max_keys: usize,
     // Held only to swap or clone the pointer, never across a lookup.
-    current: RwLock<KeySnapshot<K, A>>,
+    current: RwLock<Arc<Contents<K, A>>>,
 }
 
-/// The keys of a [`KeyRing`] at one moment. Cheap to clone.
-pub struct KeySnapshot<K, A = ()> {
-    keys: Arc<[RingKey<K, A>]>,
-}
-
-/// One key of a [`KeyRing`]: prepared, and whose it is.
-pub struct RingKey<K, A = ()> {
-    key: K,
-    identity: Identity<A>,
+struct Contents<K, A> {
+    // Grouped by id, so that the keys of an id are one stretch.
+    keys: Arc<[Box<RingKey<K, A>>]>,
+    stretches: HashMap<KeyId, Range<usize>>,
 }
 
 impl<K: PrepareKey, A> KeyRing<K, A> {
@@ -56,7 +38,8 @@ impl<K: PrepareKey, A> KeyRing<K, A> {
     /// # Errors
     ///
     /// [`KeyError::NoKeys`] for an empty ring, [`KeyError::TooManyKeys`] for more than
-    /// [`PrepareKey::MAX_KEYS`], and whatever the mechanism has against one of the keys.
+    /// [`PrepareKey::MAX_KEYS`], [`KeyError::TooManyKeysOfId`] for more than [`PrepareKey::MAX_KEYS_PER_ID`] with the
+    /// same id, and whatever the mechanism has against one of the keys.
     pub fn new(entries: impl IntoIterator<Item = KeyEntry<A>>) -> Result<Self, KeyError> {
         Self::with_max_keys(K::MAX_KEYS, entries)
     }
@@ -72,7 +55,7 @@ impl<K: PrepareKey, A> KeyRing<K, A> {
         max_keys: usize,
         entries: impl IntoIterator<Item = KeyEntry<A>>,
     ) -> Result<Self, KeyError> {
-        let current = RwLock::new(KeySnapshot::prepare(max_keys, entries)?);
+        let current = RwLock::new(Arc::new(Contents::prepare(max_keys, entries)?));
         Ok(Self { shared: Arc::new(Shared { max_keys, current }) })
     }
 
@@ -83,7 +66,7 @@ impl<K: PrepareKey, A> KeyRing<K, A> {
     /// Those of [`new`](Self::new); the ring then stays as it was.
     pub fn replace(&self, entries: impl IntoIterator<Item = KeyEntry<A>>) -> Result<(), KeyError> {
         // Prepared before the lock is taken, and the old keys dropped after it is released: nobody waits for either.
-        let mut other = KeySnapshot::prepare(self.shared.max_keys, entries)?;
+        let mut other = Arc::new(Contents::prepare(self.shared.max_keys, entries)?);
         let mut current = self.shared.current.write().unwrap_or_else(PoisonError::into_inner);
         std::mem::swap(&mut *current, &mut other);
         drop(current);
@@ -94,52 +77,58 @@ impl<K: PrepareKey, A> KeyRing<K, A> {
 impl<K, A> KeyRing<K, A> {
     /// The keys as they are now. A mechanism takes it when it looks for a key, not earlier.
     #[must_use]
-    pub fn snapshot(&self) -> KeySnapshot<K, A> {
-        self.shared.current.read().unwrap_or_else(PoisonError::into_inner).clone()
+    pub fn snapshot(&self) -> FoundKeys<K, A> {
+        let contents = self.contents();
+        FoundKeys { stretch: 0..contents.keys.len(), keys: Arc::clone(&contents.keys) }
+    }
+
+    fn contents(&self) -> Arc<Contents<K, A>> {
+        Arc::clone(&self.shared.current.read().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
-impl<K: PrepareKey, A> KeySnapshot<K, A> {
+/// Finds at once.
+impl<K, A> Keys<K> for KeyRing<K, A> {
+    type Attached = A;
+    type Lookup = Ready<Result<FoundKeys<K, A>, LookupError>>;
+
+    fn look_up(&self, id: &[u8]) -> Self::Lookup {
+        let contents = self.contents();
+        // Of an unknown id, an empty stretch of the same keys.
+        let stretch = contents.stretches.get(id).cloned().unwrap_or_default();
+        ready(Ok(FoundKeys { stretch, keys: Arc::clone(&contents.keys) }))
+    }
+}
+
+impl<K: PrepareKey, A> Contents<K, A> {
     fn prepare(max: usize, entries: impl IntoIterator<Item = KeyEntry<A>>) -> Result<Self, KeyError> {
-        let prepare = |entry: KeyEntry<A>| {
-            Ok(RingKey { key: K::prepare(&entry.key)?, identity: Identity::new(entry.id, entry.attached) })
-        };
-        let keys = entries.into_iter().map(prepare).collect::<Result<Arc<[_]>, KeyError>>()?;
-        match keys.len() {
-            0 => Err(KeyError::NoKeys),
-            count if count > max => Err(KeyError::TooManyKeys { count, max }),
-            _ => Ok(Self { keys }),
+        // Ids in the order in which each came first, and the keys of each in the order in which they came.
+        let mut order = HashMap::new();
+        let mut keys = Vec::new();
+        for entry in entries {
+            let next = order.len();
+            let place: usize = *order.entry(entry.id.clone()).or_insert(next);
+            keys.push((place, RingKey::prepare(entry)?));
         }
-    }
-}
+        match keys.len() {
+            0 => return Err(KeyError::NoKeys),
+            count if count > max => return Err(KeyError::TooManyKeys { count, max }),
+            _ => {}
+        }
+        keys.sort_by_key(|(place, _)| *place);
+        let keys: Arc<[_]> = keys.into_iter().map(|(_, key)| key).collect();
 
-impl<K, A> KeySnapshot<K, A> {
-    /// All keys, in the order in which they were given.
-    pub fn iter(&self) -> std::slice::Iter<'_, RingKey<K, A>> {
-        self.keys.iter()
-    }
-}
-
-impl<'a, K, A> IntoIterator for &'a KeySnapshot<K, A> {
-    type Item = &'a RingKey<K, A>;
-    type IntoIter = std::slice::Iter<'a, RingKey<K, A>>;
-
-    fn into_iter(self) -> Self::IntoIter {
-        self.iter()
-    }
-}
-
-impl<K, A> RingKey<K, A> {
-    /// What the mechanism made of the key.
-    #[must_use]
-    pub fn key(&self) -> &K {
-        &self.key
-    }
-
-    /// Whose key it is.
-    #[must_use]
-    pub fn identity(&self) -> &Identity<A> {
-        &self.identity
+        let mut stretches = HashMap::with_capacity(order.len());
+        let mut start = 0;
+        for stretch in keys.chunk_by(|a, b| a.identity.key_id() == b.identity.key_id()) {
+            let id = stretch[0].identity.key_id().clone();
+            if stretch.len() > K::MAX_KEYS_PER_ID {
+                return Err(KeyError::TooManyKeysOfId { id, max: K::MAX_KEYS_PER_ID });
+            }
+            stretches.insert(id, start..start + stretch.len());
+            start += stretch.len();
+        }
+        Ok(Self { keys, stretches })
     }
 }
 
@@ -149,32 +138,15 @@ impl<K, A> Clone for KeyRing<K, A> {
     }
 }
 
-impl<K, A> Clone for KeySnapshot<K, A> {
-    fn clone(&self) -> Self {
-        Self { keys: Arc::clone(&self.keys) }
-    }
-}
-
 impl<K, A> fmt::Debug for KeyRing<K, A> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("KeyRing").field("keys", &self.snapshot().keys.len()).finish_non_exhaustive()
-    }
-}
-
-impl<K, A> fmt::Debug for KeySnapshot<K, A> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("KeySnapshot").field("keys", &self.keys.len()).finish()
-    }
-}
-
-impl<K, A> fmt::Debug for RingKey<K, A> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RingKey").field("key_id", self.identity.key_id()).finish_non_exhaustive()
+        f.debug_struct("KeyRing").field("keys", &self.contents().keys.len()).finish_non_exhaustive()
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::Key;
     use super::*;
 
     #[derive(Debug)]
@@ -182,6 +154,7 @@ mod tests {
 
     impl PrepareKey for AtLeastTwo {
         const MAX_KEYS: usize = 2;
+        const MAX_KEYS_PER_ID: usize = 2;
 
         fn prepare(key: &Key) -> Result<Self, KeyError> {
             if key.expose_secret().len() < 2 { Err(KeyError::Unsuitable("short")) } else { Ok(Self) }
@@ -211,6 +184,30 @@ mod tests {
         assert_eq!(ids(&ring), ["one"], "a failed replace leaves the ring as it was");
         let raised = Ring::with_max_keys(3, entries(&["one", "two", "three"])).unwrap();
         raised.replace(entries(&["four", "five", "six"])).unwrap();
+        let id = KeyId::new("one").unwrap();
+        assert_eq!(
+            raised.replace(entries(&["one", "one", "one"])).unwrap_err(),
+            KeyError::TooManyKeysOfId { id, max: 2 }
+        );
+    }
+
+    #[test]
+    fn the_keys_of_an_id_are_found_together_in_their_order() {
+        let entry =
+            |id: &str, attached| KeyEntry::new(id, Key::new("key").unwrap()).unwrap().attach(attached);
+        let ring = KeyRing::<AtLeastTwo, _>::with_max_keys(
+            9,
+            [entry("b", 1), entry("a", 2), entry("b", 3), entry("c", 4), entry("a", 5)],
+        )
+        .unwrap();
+        let found = |id: &str| -> Vec<i32> {
+            let found = ring.look_up(id.as_bytes()).into_inner().unwrap();
+            found.iter().map(|key| *key.identity().attached()).collect()
+        };
+        assert_eq!((found("a"), found("b"), found("c")), (vec![2, 5], vec![1, 3], vec![4]));
+        assert_eq!(found("d"), []);
+        let all: Vec<_> = ring.snapshot().iter().map(|key| *key.identity().attached()).collect();
+        assert_eq!(all, [1, 3, 2, 5, 4]);
     }
 
     #[test]

@@ -5,7 +5,6 @@ use rand::rngs::SysRng;
 use zeroize::Zeroizing;
 
 use super::KeyError;
-use crate::error::{HandshakeError, HandshakeErrorKind};
 
 /// A secret that two sides share.
 ///
@@ -26,7 +25,7 @@ impl Key {
     ///
     /// # Errors
     ///
-    /// [`KeyError::Empty`] where there are none. How short a key may be beyond that is up to the mechanism.
+    /// [`KeyError::Empty`] where there are none, [`KeyError::AllZero`] where all are zero. How short a key may be beyond that is up to the mechanism.
     pub fn new(bytes: impl AsRef<[u8]>) -> Result<Self, KeyError> {
         Self::try_from(bytes.as_ref().to_vec())
     }
@@ -35,12 +34,10 @@ impl Key {
     ///
     /// # Errors
     ///
-    /// [`HandshakeErrorKind::Random`] if the operating system has no random bytes to give.
-    pub fn generate() -> Result<Self, HandshakeError> {
+    /// [`KeyError::Random`] if the operating system has no random bytes to give.
+    pub fn generate() -> Result<Self, KeyError> {
         let mut bytes = Zeroizing::new(vec![0; Self::GENERATED_LEN]);
-        SysRng
-            .try_fill_bytes(&mut bytes)
-            .map_err(|error| HandshakeError::with_source(HandshakeErrorKind::Random, error))?;
+        SysRng.try_fill_bytes(&mut bytes).map_err(|_| KeyError::Random)?;
         Ok(Self(bytes))
     }
 
@@ -48,9 +45,23 @@ impl Key {
     ///
     /// # Errors
     ///
-    /// [`KeyError::NotHex`] for anything but an even number of digits, [`KeyError::Empty`] for none.
+    /// [`KeyError::NotHex`] for anything but an even number of digits, [`KeyError::Empty`] for none,
+    /// [`KeyError::AllZero`] for zeros only.
     pub fn from_hex(digits: impl AsRef<[u8]>) -> Result<Self, KeyError> {
-        base16ct::mixed::decode_vec(digits).map_err(|_| KeyError::NotHex).and_then(Self::try_from)
+        let digits = digits.as_ref();
+        let mut bytes = Zeroizing::new(vec![0; digits.len() / 2]);
+        base16ct::mixed::decode(digits, &mut bytes).map_err(|_| KeyError::NotHex)?;
+        Self::checked(bytes)
+    }
+
+    pub(super) fn checked(bytes: Zeroizing<Vec<u8>>) -> Result<Self, KeyError> {
+        if bytes.is_empty() {
+            return Err(KeyError::Empty);
+        }
+        if bytes.iter().fold(0, |any, byte| any | byte) == 0 {
+            return Err(KeyError::AllZero);
+        }
+        Ok(Self(bytes))
     }
 
     /// The key as lower-case hexadecimal digits, to be written to a key file. The string is overwritten when dropped.
@@ -70,8 +81,7 @@ impl TryFrom<Vec<u8>> for Key {
     type Error = KeyError;
 
     fn try_from(bytes: Vec<u8>) -> Result<Self, KeyError> {
-        let bytes = Zeroizing::new(bytes);
-        if bytes.is_empty() { Err(KeyError::Empty) } else { Ok(Self(bytes)) }
+        Self::checked(Zeroizing::new(bytes))
     }
 }
 
@@ -91,6 +101,9 @@ mod tests {
     fn empty_is_refused() {
         assert_eq!(Key::new("").unwrap_err(), KeyError::Empty);
         assert_eq!(Key::from_hex("").unwrap_err(), KeyError::Empty);
+        // HMAC fills a key up with zeros: these are the empty key in disguise.
+        assert_eq!(Key::new([0]).unwrap_err(), KeyError::AllZero);
+        assert_eq!(Key::from_hex("0000").unwrap_err(), KeyError::AllZero);
     }
 
     #[test]

@@ -81,7 +81,8 @@
 //!     type Message = u8;
 //!     type Peer = ();
 //!     type Lookup = NoLookup;
-//!     const LONGEST_MESSAGE: usize = 1;
+//!     const LONGEST_RECEIVED: usize = 1;
+//!     const LONGEST_SENT: usize = 1;
 //!
 //!     fn step(&mut self, input: Input<Self>) -> Result<Step<Self>, Reject<Self>> {
 //!         let Input::Frame(answer) = input;
@@ -109,7 +110,8 @@
 //!     type Message = u8;
 //!     type Peer = ();
 //!     type Lookup = NoLookup;
-//!     const LONGEST_MESSAGE: usize = 1;
+//!     const LONGEST_RECEIVED: usize = 1;
+//!     const LONGEST_SENT: usize = 1;
 //!
 //!     fn step(&mut self, input: Input<Self>) -> Result<Step<Self>, Reject<Self>> {
 //!         let Input::Frame(challenge) = input;
@@ -128,6 +130,10 @@
 //! # }
 //! ```
 
+#[cfg(feature = "multiprocessing")]
+pub mod multiprocessing;
+#[cfg(feature = "mutual")]
+pub mod mutual;
 pub mod one_way;
 
 mod context;
@@ -173,9 +179,12 @@ pub trait Handshake: Sized {
     /// [`NoLookup`] where there is none, a [`Ready`](std::future::Ready) where the answer is in memory.
     type Lookup: Future;
 
-    /// The length in bytes of the longest message of this wire, in either direction and framing included. The
-    /// driver's two buffers are a little larger; a longer message makes them grow.
-    const LONGEST_MESSAGE: usize;
+    /// The length in bytes of the longest message that this side receives, framing included. The driver's read buffer
+    /// is a little larger; a longer message makes it grow, as far as the codec waits for more.
+    const LONGEST_RECEIVED: usize;
+
+    /// The length in bytes of the longest message that this side sends, framing included: the driver's write buffer.
+    const LONGEST_SENT: usize;
 
     /// Takes the next message, or the outcome of a lookup, and says how to go on.
     ///

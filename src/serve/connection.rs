@@ -38,16 +38,19 @@ impl<IO, A> Connection<IO, A> {
         &mut self.io
     }
 
-    /// The stream and the address.
-    pub fn into_parts(self) -> (IO, A) {
-        (self.io, self.addr)
+    /// Cancelled when the server shuts down.
+    pub fn shutdown_token(&self) -> &CancellationToken {
+        &self.shutdown
     }
 
-    /// Puts another stream into its place: one that does TLS over it, say.
-    pub fn map<T>(self, f: impl FnOnce(IO) -> T) -> Connection<T, A> {
-        Connection { io: f(self.io), addr: self.addr, shutdown: self.shutdown }
+    /// The stream, the address and the token: what [`new`](Self::new) takes, once TLS is spoken over the stream, say.
+    pub fn into_parts(self) -> (IO, A, CancellationToken) {
+        (self.io, self.addr, self.shutdown)
     }
 }
+
+// Nothing but the stream is ever pinned.
+impl<IO: Unpin, A> Unpin for Connection<IO, A> {}
 
 impl<IO: Transport, A> Transport for Connection<IO, A> {
     fn transport_info(&self) -> TransportInfo {
@@ -60,7 +63,7 @@ impl<IO: Transport, A> Transport for Connection<IO, A> {
 }
 
 #[deny(clippy::missing_trait_methods)]
-impl<IO: AsyncRead + Unpin, A: Unpin> AsyncRead for Connection<IO, A> {
+impl<IO: AsyncRead + Unpin, A> AsyncRead for Connection<IO, A> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -71,7 +74,7 @@ impl<IO: AsyncRead + Unpin, A: Unpin> AsyncRead for Connection<IO, A> {
 }
 
 #[deny(clippy::missing_trait_methods)]
-impl<IO: AsyncWrite + Unpin, A: Unpin> AsyncWrite for Connection<IO, A> {
+impl<IO: AsyncWrite + Unpin, A> AsyncWrite for Connection<IO, A> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.io).poll_write(cx, buf)
     }

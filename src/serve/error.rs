@@ -18,17 +18,22 @@ pub enum ServeError<E, A> {
         /// What the service said.
         error: E,
     },
-    /// The service panicked on a connection, with this message. The others go on.
-    Panicked(String),
+    /// The service panicked on a connection. The others go on.
+    Panicked {
+        /// Where the connection came from.
+        addr: A,
+        /// What it said.
+        message: String,
+    },
 }
 
 impl<E, A> ServeError<E, A> {
-    pub(super) fn panicked(payload: &(dyn Any + Send)) -> Self {
+    pub(super) fn panicked(addr: A, payload: &(dyn Any + Send)) -> Self {
         let message = payload
             .downcast_ref::<&str>()
             .map(ToString::to_string)
             .or_else(|| payload.downcast_ref::<String>().cloned());
-        Self::Panicked(message.unwrap_or_default())
+        Self::Panicked { addr, message: message.unwrap_or_default() }
     }
 }
 
@@ -37,7 +42,9 @@ impl<E: fmt::Display, A: fmt::Debug> fmt::Display for ServeError<E, A> {
         match self {
             Self::Accept(error) => write!(f, "no connection accepted: {error}"),
             Self::Connection { addr, error } => write!(f, "connection from {addr:?}: {error}"),
-            Self::Panicked(message) => write!(f, "a connection's service panicked: {message}"),
+            Self::Panicked { addr, message } => {
+                write!(f, "connection from {addr:?}: the service panicked: {message}")
+            }
         }
     }
 }
@@ -47,7 +54,7 @@ impl<E: Error + 'static, A: fmt::Debug> Error for ServeError<E, A> {
         match self {
             Self::Accept(error) => error.source(),
             Self::Connection { error, .. } => error.source(),
-            Self::Panicked(_) => None,
+            Self::Panicked { .. } => None,
         }
     }
 }

@@ -50,6 +50,7 @@
 //! | `allow_reuse_address` | `TcpListener::bind` sets it on Unix |
 //! | `max_children` (`ForkingMixIn`) | tower's `concurrency_limit` on the inner service |
 
+mod catch_panic;
 mod connection;
 mod error;
 mod listen;

@@ -10,6 +10,7 @@ use tokio_util::net::Listener;
 use tokio_util::sync::CancellationToken;
 use tower_service::Service;
 
+use super::catch_panic::CatchPanic;
 use super::listen::Listen;
 use super::{Connection, ServeError};
 use crate::transport::Transport;
@@ -39,8 +40,14 @@ pub(crate) type OnError<E, A> = Box<dyn FnMut(ServeError<E, A>) + Send>;
 ///
 /// # Errors
 ///
-/// It resolves to the service's own error if that fails in its `poll_ready`: it can never be called again then. Without
-/// [`with_graceful_shutdown`](Self::with_graceful_shutdown) that is the only way in which it ends.
+/// It resolves to the service's own error if that fails in its `poll_ready`: it can never be called again then, and the
+/// server has shut down as after a signal. Without [`with_graceful_shutdown`](Self::with_graceful_shutdown) that is the
+/// only way in which it ends.
+///
+/// # Panics
+///
+/// With what `poll_ready` and `clone` of the service, or the error hook, panic with: they run in the accept loop. A panic
+/// in a connection's own future harms no other.
 ///
 /// # Cancel safety
 ///
@@ -62,7 +69,7 @@ where
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Shutdown {
-    /// Connections that were open at the signal and ended by themselves, handshakes included.
+    /// Connections that ended by themselves after the signal or just before, handshakes, errors and panics included.
     pub finished: usize,
     /// Connections that were aborted at the deadline.
     pub aborted: usize,
@@ -90,7 +97,7 @@ where
         self
     }
 
-    /// Sets who is told of what went wrong. Called between two accepts: it must not block.
+    /// Sets who is told of what went wrong. Called between two accepts: it must neither block nor panic.
     pub fn on_error(mut self, f: impl FnMut(ServeError<S::Error, L::Addr>) + Send + 'static) -> Self {
         self.on_error = Box::new(f);
         self
@@ -149,6 +156,8 @@ impl<S, E: Send + 'static, A: Clone + Send + 'static> Server<S, E, A> {
     {
         let mut listener = Listen::new(listener);
         let shutdown = CancellationToken::new();
+        // Told at the signal, and where the future is dropped: some sessions may be out of reach of an abort.
+        let told = shutdown.clone().drop_guard();
         let stopped = loop {
             match poll_fn(|cx| self.poll_event(&mut listener, &mut signal, cx)).await {
                 Ok(Event::Accepted(io, addr)) => self.spawn(Connection::new(io, addr, shutdown.clone())),
@@ -158,7 +167,7 @@ impl<S, E: Send + 'static, A: Clone + Send + 'static> Server<S, E, A> {
         };
         // First of all nobody else comes in; then pending handshakes end, and sessions know.
         drop(listener);
-        shutdown.cancel();
+        drop(told);
         let shutdown = self.wind_down(shutdown_timeout).await;
         stopped.map(|()| shutdown)
     }
@@ -199,9 +208,10 @@ impl<S, E: Send + 'static, A: Clone + Send + 'static> Server<S, E, A> {
         let mut service = std::mem::replace(&mut self.service, clone);
         self.connections.spawn(async move {
             let addr = connection.addr().clone();
-            match service.call(connection).await {
-                Ok(_) => Ok(()),
-                Err(error) => Err(ServeError::Connection { addr, error }),
+            match CatchPanic::new(async move { service.call(connection).await }).await {
+                Ok(Ok(_)) => Ok(()),
+                Ok(Err(error)) => Err(ServeError::Connection { addr, error }),
+                Err(payload) => Err(ServeError::panicked(addr, &*payload)),
             }
         });
     }
@@ -230,14 +240,9 @@ impl<S, E: Send + 'static, A: Clone + Send + 'static> Server<S, E, A> {
     }
 
     fn report(&mut self, ended: Result<Ended<E, A>, JoinError>) {
-        let error = match ended {
-            Ok(Ok(())) => return,
-            Ok(Err(error)) => error,
-            Err(error) => match error.try_into_panic() {
-                Ok(payload) => ServeError::panicked(&*payload),
-                Err(_cancelled) => return,
-            },
-        };
-        (self.on_error)(error);
+        // A task of ours does not panic, and one that was aborted has nothing to tell.
+        if let Ok(Err(error)) = ended {
+            (self.on_error)(error);
+        }
     }
 }

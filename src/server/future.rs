@@ -9,7 +9,7 @@ use tokio::time::{Sleep, sleep_until};
 use tower_service::Service;
 
 use super::AcceptError;
-use crate::handshake::{Accept, deadline_in};
+use crate::handshake::{Accept, deadline_in, poll_timer};
 use crate::mechanism::{Mechanism, PeerOf, Server};
 use crate::stream::Authenticated;
 
@@ -53,6 +53,8 @@ pin_project! {
             #[pin]
             response: F,
         },
+        // The stream is closed when the future is ready, not when it is dropped.
+        Over,
     }
 }
 
@@ -77,31 +79,39 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
         loop {
-            let next = match this.state.as_mut().project() {
-                StateProj::Handshaking { accept, service } => {
-                    let stream = ready!(accept.poll(cx)).map_err(AcceptError::Handshake)?;
-                    // handshake over -> inner service driven to readiness
-                    State::Waiting {
-                        stream: Some(stream),
-                        service: service.take().expect("polled after it was ready"),
-                        deadline: sleep_until(deadline_in(*this.ready_timeout)),
+            let outcome = match this.state.as_mut().project() {
+                StateProj::Handshaking { accept, service } => match ready!(accept.poll(cx)) {
+                    Ok(stream) => {
+                        // handshake over -> inner service driven to readiness
+                        let waiting = State::Waiting {
+                            stream: Some(stream),
+                            service: service.take().expect("set until the handshake is over"),
+                            deadline: sleep_until(deadline_in(*this.ready_timeout)),
+                        };
+                        this.state.set(waiting);
+                        continue;
                     }
-                }
+                    Err(error) => Err(AcceptError::Handshake(error)),
+                },
                 StateProj::Waiting { stream, service, deadline } => match service.poll_ready(cx) {
-                    // inner service ready -> called
                     Poll::Ready(Ok(())) => {
+                        // inner service ready -> called
                         let stream = stream.take().expect("set until the service is called");
-                        State::Called { response: service.call(stream) }
+                        let response = service.call(stream);
+                        this.state.set(State::Called { response });
+                        continue;
                     }
-                    Poll::Ready(Err(error)) => return Poll::Ready(Err(AcceptError::Service(error))),
+                    Poll::Ready(Err(error)) => Err(AcceptError::Service(error)),
                     Poll::Pending => {
-                        ready!(deadline.poll(cx));
-                        return Poll::Ready(Err(AcceptError::NotReady));
+                        ready!(poll_timer(deadline, cx));
+                        Err(AcceptError::NotReady)
                     }
                 },
-                StateProj::Called { response } => return response.poll(cx).map_err(AcceptError::Service),
+                StateProj::Called { response } => ready!(response.poll(cx)).map_err(AcceptError::Service),
+                StateProj::Over => panic!("polled after it was ready"),
             };
-            this.state.set(next);
+            this.state.set(State::Over);
+            return Poll::Ready(outcome);
         }
     }
 }

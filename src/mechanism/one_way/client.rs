@@ -81,7 +81,8 @@ impl<D: Digest> Handshake for Answering<D> {
     type Peer = UnprovenServer;
     type Lookup = NoLookup;
 
-    const LONGEST_MESSAGE: usize = super::wire::LONGEST_MESSAGE;
+    const LONGEST_RECEIVED: usize = super::wire::LONGEST_MESSAGE;
+    const LONGEST_SENT: usize = super::wire::LONGEST_MESSAGE;
 
     fn step(&mut self, input: Input<Self>) -> Result<Step<Self>, Reject<Self>> {
         let Input::Frame(message) = input;

@@ -79,7 +79,8 @@ impl<D: Digest, A> Handshake for Challenging<D, A> {
     type Peer = Identity<A>;
     type Lookup = NoLookup;
 
-    const LONGEST_MESSAGE: usize = super::wire::LONGEST_MESSAGE;
+    const LONGEST_RECEIVED: usize = super::wire::LONGEST_MESSAGE;
+    const LONGEST_SENT: usize = super::wire::LONGEST_MESSAGE;
 
     fn step(&mut self, input: Input<Self>) -> Result<Step<Self>, Reject<Self>> {
         let Input::Frame(answer) = input;

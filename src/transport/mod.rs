@@ -1,10 +1,16 @@
 //! What surrounds a stream: what it can say of itself beyond its bytes.
 
+mod binding;
+#[cfg(feature = "rustls")]
+mod rustls;
+
 use std::io;
 
 use tokio::io::{AsyncRead, AsyncWrite, BufStream, DuplexStream};
 use tokio_util::either::Either;
 use tokio_util::sync::CancellationToken;
+
+pub use self::binding::{ChannelBinding, ChannelBindingError};
 
 /// What is known about a stream, from the stream itself ([`Transport`]) or from a function that looks at it.
 #[derive(Clone, Debug, Default)]
@@ -13,6 +19,8 @@ pub struct TransportInfo {
     /// Cancelled when it is time to finish: a handshake that is pending then ends at once, and a session can see it
     /// through [`Authenticated::shutdown_token`](crate::Authenticated::shutdown_token).
     pub shutdown: Option<CancellationToken>,
+    /// What channel the stream is, if it can say: a TLS stream can, a socket can't.
+    pub channel_binding: Option<ChannelBinding>,
 }
 
 impl TransportInfo {
@@ -26,6 +34,13 @@ impl TransportInfo {
     #[must_use]
     pub fn shutdown(mut self, token: CancellationToken) -> Self {
         self.shutdown = Some(token);
+        self
+    }
+
+    /// Sets [`channel_binding`](Self::channel_binding).
+    #[must_use]
+    pub fn channel_binding(mut self, binding: ChannelBinding) -> Self {
+        self.channel_binding = Some(binding);
         self
     }
 }

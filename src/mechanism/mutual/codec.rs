@@ -1,0 +1,99 @@
+use std::fmt;
+
+use bytes::{Buf as _, BufMut as _, BytesMut};
+use tokio_util::codec::{Decoder, Encoder};
+
+use super::message::{ACCEPTED, Message, REFUSED, VERSION};
+use super::schedule::{NONCE_LEN, TAG_LEN};
+use crate::error::HandshakeError;
+use crate::key::KeyId;
+
+/// The length in front of each frame.
+const PREFIX_LEN: usize = 2;
+/// The longest frame that is read, longer than any message.
+const MAX_FRAME_LEN: usize = 1024;
+/// The longest message: a proof with the longest id.
+const MAX_MESSAGE_LEN: usize = NONCE_LEN + 1 + KeyId::MAX_LEN + TAG_LEN;
+
+/// The longest proof, framing included.
+pub(super) const LONGEST_PROOF: usize = PREFIX_LEN + MAX_MESSAGE_LEN;
+/// A challenge or an accepting verdict, framing included.
+pub(super) const LONGEST_OF_SERVER: usize = PREFIX_LEN + 1 + 32;
+
+/// Frames with a length of two bytes in front, of both sides.
+#[derive(Debug)]
+pub struct Codec(());
+
+impl Codec {
+    pub(super) const fn new() -> Self {
+        Self(())
+    }
+}
+
+/// A frame as it came: no message of this wire is longer than 320 bytes, so of a longer frame only the length is kept.
+pub struct Frame {
+    bytes: [u8; MAX_MESSAGE_LEN],
+    len: usize,
+}
+
+impl Frame {
+    /// The frame's bytes, unless it is longer than any message.
+    pub(super) fn whole(&self) -> Option<&[u8]> {
+        self.bytes.get(..self.len)
+    }
+}
+
+impl fmt::Debug for Frame {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Frame").field("len", &self.len).finish_non_exhaustive()
+    }
+}
+
+impl Decoder for Codec {
+    type Item = Frame;
+    type Error = HandshakeError;
+
+    fn decode(&mut self, buf: &mut BytesMut) -> Result<Option<Frame>, HandshakeError> {
+        let Some(prefix) = buf.first_chunk::<PREFIX_LEN>() else { return Ok(None) };
+        let len = usize::from(u16::from_be_bytes(*prefix));
+        if len > MAX_FRAME_LEN {
+            return Err(HandshakeError::malformed("a frame of more than 1024 bytes"));
+        }
+        let Some(content) = buf.get(PREFIX_LEN..PREFIX_LEN + len) else { return Ok(None) };
+        let mut frame = Frame { bytes: [0; MAX_MESSAGE_LEN], len };
+        let kept = len.min(MAX_MESSAGE_LEN);
+        frame.bytes[..kept].copy_from_slice(&content[..kept]);
+        buf.advance(PREFIX_LEN + len);
+        Ok(Some(frame))
+    }
+
+    fn decode_eof(&mut self, buf: &mut BytesMut) -> Result<Option<Frame>, HandshakeError> {
+        match self.decode(buf)? {
+            None if !buf.is_empty() => Err(HandshakeError::truncated()),
+            frame => Ok(frame),
+        }
+    }
+}
+
+impl Encoder<Message> for Codec {
+    type Error = HandshakeError;
+
+    fn encode(&mut self, message: Message, buf: &mut BytesMut) -> Result<(), HandshakeError> {
+        let mut put = |parts: &[&[u8]]| {
+            let len: usize = parts.iter().map(|part| part.len()).sum();
+            buf.put_u16(u16::try_from(len).expect("no message is longer than 320 bytes"));
+            parts.iter().for_each(|part| buf.put_slice(part));
+        };
+        match message {
+            Message::Challenge { nonce } => put(&[&[VERSION], &nonce]),
+            Message::Proof { nonce, key_id, tag } => {
+                let id = key_id.as_bytes();
+                let len = u8::try_from(id.len()).expect("a key id has at most 255 bytes");
+                put(&[&nonce, &[len], id, &tag]);
+            }
+            Message::Accepted { tag } => put(&[&[ACCEPTED], &tag]),
+            Message::Refused => put(&[&[REFUSED]]),
+        }
+        Ok(())
+    }
+}

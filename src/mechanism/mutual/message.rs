@@ -1,0 +1,85 @@
+use std::fmt;
+
+use super::codec::Frame;
+use super::schedule::{NONCE_LEN, Nonce, TAG_LEN, Tag};
+use crate::key::KeyId;
+
+/// The first byte of a challenge.
+pub(super) const VERSION: u8 = 1;
+/// The first byte of a verdict.
+pub(super) const ACCEPTED: u8 = 1;
+/// All of the other verdict.
+pub(super) const REFUSED: u8 = 0;
+
+/// What is sent, by either side.
+#[derive(Clone)]
+pub enum Message {
+    /// From the server, first of all.
+    Challenge {
+        /// The server's nonce.
+        nonce: [u8; 32],
+    },
+    /// From the client.
+    Proof {
+        /// The client's nonce.
+        nonce: [u8; 32],
+        /// Whose key it is.
+        key_id: KeyId,
+        /// The client's tag.
+        tag: [u8; 32],
+    },
+    /// From the server, with its own proof.
+    Accepted {
+        /// The server's tag.
+        tag: [u8; 32],
+    },
+    /// From the server, which then closes.
+    Refused,
+}
+
+impl fmt::Debug for Message {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Challenge { .. } => "Challenge { .. }",
+            Self::Proof { .. } => "Proof { .. }",
+            Self::Accepted { .. } => "Accepted { .. }",
+            Self::Refused => "Refused",
+        })
+    }
+}
+
+/// A client's proof, as it lies in its frame.
+pub(super) struct Proof<'f> {
+    pub(super) nonce: &'f Nonce,
+    pub(super) key_id: &'f [u8],
+    pub(super) tag: &'f Tag,
+}
+
+impl<'f> Proof<'f> {
+    pub(super) fn parse(frame: &'f Frame) -> Option<Self> {
+        let (nonce, rest) = frame.whole()?.split_first_chunk::<NONCE_LEN>()?;
+        let (&len, rest) = rest.split_first()?;
+        let (key_id, tag) = rest.split_at_checked(len.into())?;
+        let tag = tag.try_into().ok()?;
+        (!key_id.is_empty()).then_some(Self { nonce, key_id, tag })
+    }
+}
+
+/// The server's nonce out of its challenge.
+pub(super) fn parse_challenge(frame: &Frame) -> Option<Nonce> {
+    match frame.whole()?.split_first()? {
+        (&VERSION, nonce) => nonce.try_into().ok(),
+        _ => None,
+    }
+}
+
+/// The server's tag out of its verdict, or none for a refusal.
+pub(super) fn parse_verdict(frame: &Frame) -> Option<Option<Tag>> {
+    match frame.whole()?.split_first()? {
+        (&ACCEPTED, tag) => Some(Some(tag.try_into().ok()?)),
+        (&REFUSED, []) => Some(None),
+        _ => None,
+    }
+}
+
+const _: () = assert!(TAG_LEN == 32 && NONCE_LEN == 32);

@@ -1,0 +1,72 @@
+//! All that both sides compute, from a key and from what was said. See the module's page for the formulas.
+
+use hmac::{Hmac, Mac as _};
+use sha2::{Digest as _, Sha256};
+
+use super::exporter::Exporter;
+use super::key::PreparedKey;
+use crate::transport::ChannelBinding;
+
+pub(super) const PROTOCOL: &[u8] = b"tower-challenge mutual v1";
+
+pub(super) const NONCE_LEN: usize = 32;
+pub(super) const TAG_LEN: usize = 32;
+
+pub(super) type Nonce = [u8; NONCE_LEN];
+pub(super) type Tag = [u8; TAG_LEN];
+
+/// What was said, hashed.
+pub(super) struct Transcript([u8; 32]);
+
+impl Transcript {
+    pub(super) fn new(
+        server_nonce: &Nonce,
+        client_nonce: &Nonce,
+        key_id: &[u8],
+        audience: &[u8],
+        binding: Option<&ChannelBinding>,
+    ) -> Self {
+        let (kind, data) = binding.map_or((&b""[..], &b""[..]), |b| (b.kind().as_bytes(), b.data()));
+        let mut hash = Sha256::new();
+        for field in [PROTOCOL, server_nonce, client_nonce, key_id, audience, kind, data] {
+            hash.update(len_prefix(field));
+            hash.update(field);
+        }
+        Self(hash.finalize().into())
+    }
+
+    pub(super) fn client_tag(&self, key: &PreparedKey) -> Tag {
+        self.client_mac(key).finalize().into_bytes().into()
+    }
+
+    /// In constant time.
+    pub(super) fn verify_client_tag(&self, key: &PreparedKey, tag: &Tag) -> bool {
+        self.client_mac(key).verify_slice(tag).is_ok()
+    }
+
+    pub(super) fn server_tag(&self, key: &PreparedKey, client_tag: &Tag) -> Tag {
+        self.server_mac(key, client_tag).finalize().into_bytes().into()
+    }
+
+    /// In constant time.
+    pub(super) fn verify_server_tag(&self, key: &PreparedKey, client_tag: &Tag, tag: &Tag) -> bool {
+        self.server_mac(key, client_tag).verify_slice(tag).is_ok()
+    }
+
+    pub(super) fn exporter(&self, key: &PreparedKey) -> Exporter {
+        Exporter::new(&key.exporter, &self.0)
+    }
+
+    fn client_mac(&self, key: &PreparedKey) -> Hmac<Sha256> {
+        key.client.clone().chain_update(self.0)
+    }
+
+    fn server_mac(&self, key: &PreparedKey, client_tag: &Tag) -> Hmac<Sha256> {
+        key.server.clone().chain_update(self.0).chain_update(client_tag)
+    }
+}
+
+/// The length of a field in two bytes, which are enough: each is bounded where it comes in.
+pub(super) fn len_prefix(field: &[u8]) -> [u8; 2] {
+    u16::try_from(field.len()).expect("a field of at most 65,535 bytes").to_be_bytes()
+}

@@ -1,0 +1,602 @@
+//! The mutual wire: every vector, both roles; what is refused, and with which bytes; what can't be brought to accept.
+#![cfg(feature = "mutual")]
+
+mod support;
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use serde::Deserialize;
+use support::read_array;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, DuplexStream, duplex};
+use tower_challenge::HandshakeErrorKind::{
+    ChannelBinding as NoChannelBinding, ClosedEarly, KeySource, Malformed, Refused, ServerUnproven,
+};
+use tower_challenge::mechanism::{Context, Mechanism, Start};
+use tower_challenge::mutual::{Audience, Client, Peer, Server};
+use tower_challenge::transport::{ChannelBinding, TransportInfo};
+use tower_challenge::{
+    Acceptor, Authenticated, Connector, DerivedKeys, HandshakeError, HandshakeErrorKind, Key, KeyEntry,
+    KeyError, KeyRing, KeyStore,
+};
+
+type Ring = KeyRing<tower_challenge::mutual::PreparedKey>;
+
+#[derive(Deserialize)]
+struct Vector {
+    name: String,
+    key: String,
+    key_id: String,
+    audience: String,
+    binding_type: String,
+    binding: String,
+    server_nonce: String,
+    client_nonce: String,
+    challenge_frame: String,
+    proof_frame: String,
+    accepted_frame: String,
+    refused_frame: String,
+    #[serde(rename = "export(label='test',context='ctx',48)")]
+    export: String,
+}
+
+fn hex(digits: &str) -> Vec<u8> {
+    (0..digits.len()).step_by(2).map(|at| u8::from_str_radix(&digits[at..at + 2], 16).unwrap()).collect()
+}
+
+/// A mechanism with a nonce of a vector's.
+struct Rigged<M>(M, Vec<u8>);
+
+impl<M: Mechanism> Mechanism for Rigged<M> {
+    type Role = M::Role;
+    type Handshake = M::Handshake;
+
+    fn start(&self, cx: &mut Context<'_>) -> Result<Start<M::Handshake>, HandshakeError> {
+        let mut nonce = |out: &mut [u8]| {
+            out.copy_from_slice(&self.1);
+            Ok(())
+        };
+        self.0.start(&mut Context::with_random(&mut nonce).channel(cx.channel_binding().cloned()))
+    }
+}
+
+impl Vector {
+    fn all() -> Vec<Self> {
+        serde_json::from_str(include_str!("vectors/mutual.json")).unwrap()
+    }
+
+    fn audience(&self) -> Audience {
+        match hex(&self.audience) {
+            name if name.is_empty() => Audience::unspecified(),
+            name => Audience::new(name).unwrap(),
+        }
+    }
+
+    fn info(&self) -> TransportInfo {
+        match self.binding_type.as_str() {
+            "" => TransportInfo::new(),
+            kind => {
+                assert_eq!(hex(kind), b"tls-exporter");
+                let binding = ChannelBinding::new("tls-exporter", hex(&self.binding)).unwrap();
+                TransportInfo::new().channel_binding(binding)
+            }
+        }
+    }
+
+    fn server(&self) -> Acceptor<Rigged<Server<Ring>>, impl Fn(&DuplexStream) -> TransportInfo + use<>> {
+        let key = Key::from_hex(&self.key).unwrap();
+        let ring = Ring::new([KeyEntry::new(&hex(&self.key_id)[..], key).unwrap()]).unwrap();
+        let info = self.info();
+        Acceptor::new(Rigged(Server::new(ring, self.audience()), hex(&self.server_nonce)))
+            .inspect(move |_: &DuplexStream| info.clone())
+    }
+
+    fn client(&self) -> Connector<Rigged<Client>, impl Fn(&DuplexStream) -> TransportInfo + use<>> {
+        let key = Key::from_hex(&self.key).unwrap();
+        let client = Client::new(&hex(&self.key_id)[..], &key, self.audience()).unwrap();
+        let info = self.info();
+        Connector::new(Rigged(client, hex(&self.client_nonce))).inspect(move |_: &DuplexStream| info.clone())
+    }
+}
+
+#[tokio::test]
+async fn every_vector_byte_for_byte_both_roles() {
+    for vector in Vector::all() {
+        let (mut client, server) = duplex(1024);
+        client.write_all(&hex(&vector.proof_frame)).await.unwrap();
+        let stream = vector.server().accept(server).await.unwrap();
+        let mut sent = vec![0; 35 + 35];
+        client.read_exact(&mut sent).await.unwrap();
+        let expected = [hex(&vector.challenge_frame), hex(&vector.accepted_frame)].concat();
+        assert_eq!(sent, expected, "{}", vector.name);
+        assert_eq!(stream.peer().identity().key_id().as_bytes(), hex(&vector.key_id));
+        let mut export = [0; 48];
+        stream.peer().export_keying_material(b"test", b"ctx", &mut export).unwrap();
+        assert_eq!(export.as_slice(), hex(&vector.export), "{}", vector.name);
+
+        let (client, mut server) = duplex(1024);
+        server.write_all(&hex(&vector.challenge_frame)).await.unwrap();
+        server.write_all(&hex(&vector.accepted_frame)).await.unwrap();
+        let stream = vector.client().connect(client).await.unwrap();
+        let mut sent = vec![0; vector.proof_frame.len() / 2];
+        server.read_exact(&mut sent).await.unwrap();
+        assert_eq!(sent, hex(&vector.proof_frame), "{}", vector.name);
+        let mut export = [0; 48];
+        stream.peer().export_keying_material(b"test", b"ctx", &mut export).unwrap();
+        assert_eq!(export.as_slice(), hex(&vector.export), "{}", vector.name);
+    }
+}
+
+/// What the server says to these bytes, all of it, and how it ends.
+async fn server_says(vector: &Vector, proof: &[u8]) -> (Vec<u8>, Result<(), HandshakeErrorKind>) {
+    let (mut client, server) = duplex(2048);
+    client.write_all(proof).await.unwrap();
+    client.shutdown().await.unwrap();
+    let outcome = vector.server().accept(server).await.map(drop).map_err(|error| error.kind());
+    let mut said = Vec::new();
+    client.read_to_end(&mut said).await.unwrap();
+    assert_eq!(said[..35], hex(&vector.challenge_frame));
+    (said[35..].to_vec(), outcome)
+}
+
+/// How the client ends when the server says this.
+async fn client_ends(vector: &Vector, server_says: &[u8]) -> Result<(), HandshakeErrorKind> {
+    let (client, mut server) = duplex(2048);
+    server.write_all(server_says).await.unwrap();
+    server.shutdown().await.unwrap();
+    vector.client().connect(client).await.map(drop).map_err(|error| error.kind())
+}
+
+fn flips(bytes: &[u8]) -> impl Iterator<Item = Vec<u8>> {
+    (0..bytes.len() * 8).map(|bit| {
+        let mut flipped = bytes.to_vec();
+        flipped[bit / 8] ^= 1 << (bit % 8);
+        flipped
+    })
+}
+
+#[tokio::test]
+async fn any_one_bit_flipped_is_never_accepted() {
+    for vector in Vector::all() {
+        let proof = hex(&vector.proof_frame);
+        for (bit, flipped) in flips(&proof).enumerate() {
+            let (said, outcome) = server_says(&vector, &flipped).await;
+            // A length that is too great, or greater than what comes, is broken framing: closed, and nothing said.
+            match outcome.unwrap_err() {
+                Refused => assert_eq!(said, hex(&vector.refused_frame)),
+                ClosedEarly | Malformed if bit < 16 => assert_eq!(said, b""),
+                other => panic!("bit {bit}: {other:?}"),
+            }
+        }
+        let (challenge, accepted) = (hex(&vector.challenge_frame), hex(&vector.accepted_frame));
+        for flipped in flips(&challenge) {
+            client_ends(&vector, &[flipped, accepted.clone()].concat()).await.unwrap_err();
+        }
+        for flipped in flips(&accepted) {
+            client_ends(&vector, &[challenge.clone(), flipped].concat()).await.unwrap_err();
+        }
+    }
+}
+
+#[tokio::test]
+async fn cut_extended_reordered_or_reflected_is_never_accepted() {
+    let vector = &Vector::all()[1];
+    let [challenge, proof, accepted, refused] =
+        [&vector.challenge_frame, &vector.proof_frame, &vector.accepted_frame, &vector.refused_frame]
+            .map(|frame| hex(frame));
+    let framed =
+        |content: &[u8]| [&u16::try_from(content.len()).unwrap().to_be_bytes()[..], content].concat();
+
+    for len in 0..proof.len() {
+        let (said, outcome) = server_says(vector, &proof[..len]).await;
+        assert_eq!((said, outcome), (vec![], Err(ClosedEarly)), "cut to {len}");
+        if len >= 2 {
+            // The frame is whole, its content cut short.
+            let (said, outcome) = server_says(vector, &framed(&proof[2..len])).await;
+            assert_eq!((said, outcome), (refused.clone(), Err(Refused)), "cut to {len}, framed");
+        }
+    }
+    for extra in [1, 100, 1024 - (proof.len() - 2)] {
+        let longer = [&proof[2..], &vec![0; extra]].concat();
+        let (said, outcome) = server_says(vector, &framed(&longer)).await;
+        assert_eq!((said, outcome), (refused.clone(), Err(Refused)));
+    }
+    let (said, outcome) = server_says(vector, &framed(&[0; 1025])).await;
+    assert_eq!((said, outcome), (vec![], Err(Malformed)));
+    // Of the server's own messages, none is a proof.
+    for reflected in [&challenge, &accepted, &refused] {
+        let (said, outcome) = server_says(vector, reflected).await;
+        assert_eq!((said, outcome), (refused.clone(), Err(Refused)));
+    }
+
+    for wrong in [
+        [accepted.clone(), challenge.clone()],
+        [challenge.clone(), challenge.clone()],
+        [challenge.clone(), proof.clone()],
+        [refused.clone(), accepted.clone()],
+        [challenge.clone(), framed(&accepted[2..34])],
+        [challenge.clone(), framed(&[&accepted[2..], b"x"].concat())],
+        [challenge.clone(), framed(&[0, 0])],
+        [challenge.clone(), framed(b"")],
+        [framed(&challenge[2..34]), accepted.clone()],
+        [framed(&[&challenge[2..], b"x"].concat()), accepted.clone()],
+    ] {
+        assert!(client_ends(vector, &wrong.concat()).await.is_err());
+    }
+    assert_eq!(client_ends(vector, &[challenge, refused].concat()).await, Err(Refused));
+}
+
+fn key(text: &str) -> Key {
+    Key::new(format!("a key of sixteen bytes and more: {text}")).unwrap()
+}
+
+fn ring(entries: &[(&str, &str)]) -> Ring {
+    Ring::new(entries.iter().map(|(id, text)| KeyEntry::new(*id, key(text)).unwrap())).unwrap()
+}
+
+fn audience(name: &str) -> Audience {
+    Audience::new(name).unwrap()
+}
+
+fn bound(binding: Option<&str>) -> impl Fn(&DuplexStream) -> TransportInfo + use<> {
+    let binding = binding.map(|data| ChannelBinding::new("tls-exporter", data).unwrap());
+    move |_: &DuplexStream| {
+        let info = TransportInfo::new();
+        binding.clone().map_or(info.clone(), |binding| info.channel_binding(binding))
+    }
+}
+
+/// Records what is read.
+struct Recorded<IO>(IO, Arc<std::sync::Mutex<Vec<u8>>>);
+
+impl<IO: AsyncRead + Unpin> AsyncRead for Recorded<IO> {
+    fn poll_read(
+        mut self: std::pin::Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+        buf: &mut tokio::io::ReadBuf<'_>,
+    ) -> std::task::Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        let poll = std::pin::Pin::new(&mut self.0).poll_read(cx, buf);
+        self.1.lock().unwrap().extend_from_slice(&buf.filled()[before..]);
+        poll
+    }
+}
+
+impl<IO: AsyncWrite + Unpin> AsyncWrite for Recorded<IO> {
+    fn poll_write(
+        mut self: std::pin::Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+        buf: &[u8],
+    ) -> std::task::Poll<io::Result<usize>> {
+        std::pin::Pin::new(&mut self.0).poll_write(cx, buf)
+    }
+
+    fn poll_flush(
+        mut self: std::pin::Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<io::Result<()>> {
+        std::pin::Pin::new(&mut self.0).poll_flush(cx)
+    }
+
+    fn poll_shutdown(
+        mut self: std::pin::Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<io::Result<()>> {
+        std::pin::Pin::new(&mut self.0).poll_shutdown(cx)
+    }
+}
+
+/// Wrong key, unknown id, another audience, another binding, a binding on one side: one ending, the same bytes.
+#[tokio::test]
+async fn whatever_is_wrong_is_refused_with_the_same_bytes() {
+    let server = Server::new(ring(&[("alice", "a"), ("bob", "b")]), audience("orders"));
+    for (id, text, name, client_binding, server_binding) in [
+        ("alice", "b", "orders", None, None),
+        ("eve", "a", "orders", None, None),
+        ("alice", "a", "billing", None, None),
+        ("alice", "a", "orders", Some("one"), Some("two")),
+        ("alice", "a", "orders", Some("one"), None),
+        ("alice", "a", "orders", None, Some("two")),
+    ] {
+        let client = Client::new(id, &key(text), audience(name)).unwrap();
+        let (client_io, server_io) = duplex(64);
+        let said = Arc::default();
+        let client_info = bound(client_binding);
+        let connector = Connector::new(client).inspect(move |io: &Recorded<DuplexStream>| client_info(&io.0));
+        let acceptor = Acceptor::new(server.clone()).inspect(bound(server_binding));
+        let (accepted, connected) = tokio::join!(
+            acceptor.accept(server_io),
+            connector.connect(Recorded(client_io, Arc::clone(&said)))
+        );
+        assert_eq!(accepted.unwrap_err().kind(), Refused);
+        assert_eq!(connected.map(drop).unwrap_err().kind(), Refused);
+        assert_eq!(said.lock().unwrap()[35..], [0, 1, 0], "and nothing else before the close");
+    }
+}
+
+async fn shake<S>(server: &Server<S>, client: &Client) -> Result<Peer<S::Attached>, HandshakeErrorKind>
+where
+    S: tower_challenge::key::Keys<tower_challenge::mutual::PreparedKey>,
+{
+    let (client_io, server_io) = duplex(1);
+    let (acceptor, connector) = (Acceptor::new(server.clone()), Connector::new(client.clone()));
+    let (accepted, connected) = tokio::join!(acceptor.accept(server_io), connector.connect(client_io));
+    assert_eq!(accepted.is_ok(), connected.is_ok());
+    accepted.map(|stream| stream.peer().clone()).map_err(|error| error.kind())
+}
+
+#[tokio::test]
+async fn one_byte_at_a_time_with_data_behind_it() {
+    let server = Acceptor::new(Server::new(ring(&[("alice", "a")]), audience("orders")));
+    let client = Connector::new(Client::new("alice", &key("a"), audience("orders")).unwrap());
+    let (client_io, server_io) = duplex(1);
+    let server = async {
+        let stream = server.accept(server_io).await.unwrap();
+        let (read, write) = tokio::io::split(stream);
+        both(read, write, "hello").await
+    };
+    let client = async {
+        let stream = client.connect(client_io).await.unwrap();
+        let (read, write) = tokio::io::split(stream);
+        both(read, write, "world").await
+    };
+    assert_eq!(tokio::join!(server, client), ("world".to_owned(), "hello".to_owned()));
+}
+
+async fn both(mut read: impl AsyncRead + Unpin, mut write: impl AsyncWrite + Unpin, say: &str) -> String {
+    let (heard, said) = tokio::join!(read_array::<5>(&mut read), write.write_all(say.as_bytes()));
+    said.unwrap();
+    String::from_utf8(heard.to_vec()).unwrap()
+}
+
+/// Somebody who says yes to everybody, and somebody who replays an old yes.
+#[tokio::test]
+async fn a_server_without_the_key_is_not_believed() {
+    for vector in Vector::all() {
+        let accepted = hex(&vector.accepted_frame);
+        let (client, mut server) = duplex(1024);
+        server.write_all(&hex(&vector.challenge_frame)).await.unwrap();
+        server.write_all(&accepted).await.unwrap();
+        let key = Key::from_hex(&vector.key).unwrap();
+        // The same client with a fresh nonce.
+        let client_side = Client::new(&hex(&vector.key_id)[..], &key, vector.audience()).unwrap();
+        let info = vector.info();
+        let connector = Connector::new(client_side).inspect(move |_: &DuplexStream| info.clone());
+        assert_eq!(connector.connect(client).await.unwrap_err().kind(), ServerUnproven);
+    }
+}
+
+#[tokio::test]
+async fn a_proof_replayed_on_another_connection_is_refused() {
+    let vector = &Vector::all()[0];
+    let key = Key::from_hex(&vector.key).unwrap();
+    let ring = Ring::new([KeyEntry::new("k1", key).unwrap()]).unwrap();
+    let (mut client, server) = duplex(1024);
+    client.write_all(&hex(&vector.proof_frame)).await.unwrap();
+    client.shutdown().await.unwrap();
+    let acceptor = Acceptor::new(Server::new(ring, Audience::unspecified()));
+    assert_eq!(acceptor.accept(server).await.unwrap_err().kind(), Refused);
+}
+
+/// A host that is client and server under one key, led back to itself.
+#[tokio::test]
+async fn selfie_is_refused_unless_the_audience_is_the_same() {
+    for (means, is, accepted) in [("b", "a", false), ("a", "a", true)] {
+        let server = Server::new(ring(&[("shared", "key")]), audience(is));
+        let client = Client::new("shared", &key("key"), audience(means)).unwrap();
+        assert_eq!(shake(&server, &client).await.is_ok(), accepted);
+    }
+}
+
+#[tokio::test]
+async fn several_keys_of_an_id_while_rotating_and_no_more_than_four() {
+    let texts = ["1", "2", "3", "4"];
+    let entries: Vec<_> = texts.iter().map(|text| ("alice", *text)).collect();
+    let server = Server::new(ring(&entries), audience("orders"));
+    for text in texts {
+        let client = Client::new("alice", &key(text), audience("orders")).unwrap();
+        shake(&server, &client).await.unwrap();
+    }
+    let five = [&entries[..], &[("alice", "5")]].concat();
+    let error = Ring::new(five.iter().map(|(id, text)| KeyEntry::new(*id, key(text)).unwrap())).unwrap_err();
+    assert!(matches!(error, KeyError::TooManyKeysOfId { max: 4, .. }));
+}
+
+#[tokio::test]
+async fn a_short_key_is_a_configuration_error_wherever_it_comes_from() {
+    let short = || Key::new("fifteen bytes..").unwrap();
+    let entry = || KeyEntry::new("alice", short()).unwrap();
+    assert!(matches!(Client::new("alice", &short(), audience("a")), Err(KeyError::Unsuitable(_))));
+    assert!(matches!(Ring::new([entry()]), Err(KeyError::Unsuitable(_))));
+    let good = ring(&[("alice", "a")]);
+    assert!(matches!(good.replace([entry()]), Err(KeyError::Unsuitable(_))));
+
+    let store = KeyStore::new(move |_| {
+        let entry = entry();
+        async move { Ok::<_, io::Error>([entry]) }
+    });
+    let server = Server::new(store, audience("a"));
+    let client = Client::new("alice", &key("a"), audience("a")).unwrap();
+    assert_eq!(shake(&server, &client).await.unwrap_err(), KeySource, "not the peer's fault");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_asynchronous_store() {
+    let broken = Arc::new(AtomicBool::new(false));
+    let store = KeyStore::new({
+        let broken = Arc::clone(&broken);
+        move |id: tower_challenge::KeyId| {
+            let broken = broken.load(Ordering::Relaxed);
+            async move {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                match id.as_bytes() {
+                    _ if broken => Err("the database is gone"),
+                    b"alice" => Ok(vec![KeyEntry::new(id, key("a")).unwrap().attach("Alice")]),
+                    _ => Ok(vec![]),
+                }
+            }
+        }
+    });
+    let server = Server::new(store, audience("orders"));
+    let client = |id, text| Client::new(id, &key(text), audience("orders")).unwrap();
+    let peer = shake(&server, &client("alice", "a")).await.unwrap();
+    assert_eq!(*peer.identity().attached(), "Alice");
+    assert_eq!(shake(&server, &client("alice", "b")).await.unwrap_err(), Refused);
+    assert_eq!(shake(&server, &client("eve", "a")).await.unwrap_err(), Refused);
+    broken.store(true, Ordering::Relaxed);
+    assert_eq!(shake(&server, &client("alice", "a")).await.unwrap_err(), KeySource);
+}
+
+#[tokio::test]
+async fn derived_keys() {
+    let master = key("master");
+    let keys = DerivedKeys::new(&master, |id: &[u8]| (id != b"revoked").then_some("device"));
+    let server = Server::new(keys, audience("fleet"));
+    for (id, key_of, accepted) in
+        [("d1", "d1", true), ("d2", "d2", true), ("d1", "d2", false), ("revoked", "revoked", false)]
+    {
+        let key = DerivedKeys::derive(&master, &key_of.parse().unwrap());
+        let client = Client::new(id, &key, audience("fleet")).unwrap();
+        assert_eq!(shake(&server, &client).await.map(drop), if accepted { Ok(()) } else { Err(Refused) });
+    }
+}
+
+#[tokio::test]
+async fn a_required_binding_that_is_not_there_ends_it_before_anything_is_sent() {
+    let server = Server::new(ring(&[("alice", "a")]), audience("orders")).require_channel_binding();
+    let client = Client::new("alice", &key("a"), audience("orders")).unwrap().require_channel_binding();
+
+    let (mut peer, io) = duplex(64);
+    let error = Acceptor::new(server.clone()).accept(io).await.unwrap_err();
+    assert_eq!(error.kind(), NoChannelBinding);
+    assert_eq!(peer.read_to_end(&mut Vec::new()).await.unwrap(), 0);
+    let (mut peer, io) = duplex(64);
+    let error = Connector::new(client.clone()).connect(io).await.unwrap_err();
+    assert_eq!(error.kind(), NoChannelBinding);
+    assert_eq!(peer.read_to_end(&mut Vec::new()).await.unwrap(), 0);
+    assert!(ChannelBinding::new("tls-exporter", "").is_err(), "an empty one can't be made");
+
+    let (client_io, server_io) = duplex(64);
+    let (acceptor, connector) = (
+        Acceptor::new(server).inspect(bound(Some("channel"))),
+        Connector::new(client).inspect(bound(Some("channel"))),
+    );
+    let (accepted, connected) = tokio::join!(acceptor.accept(server_io), connector.connect(client_io));
+    accepted.unwrap();
+    connected.unwrap();
+}
+
+#[tokio::test]
+async fn a_binding_can_be_ignored_where_the_two_sides_see_different_channels() {
+    let server = Server::new(ring(&[("alice", "a")]), audience("orders")).ignore_channel_binding();
+    let client = Client::new("alice", &key("a"), audience("orders")).unwrap().ignore_channel_binding();
+    let (client_io, server_io) = duplex(64);
+    let (acceptor, connector) =
+        (Acceptor::new(server), Connector::new(client).inspect(bound(Some("as far as the proxy"))));
+    let (accepted, connected) = tokio::join!(acceptor.accept(server_io), connector.connect(client_io));
+    accepted.unwrap();
+    connected.unwrap();
+}
+
+#[tokio::test]
+async fn exported_bytes_are_of_one_handshake_one_label_and_one_context() {
+    let server = Server::new(ring(&[("alice", "a")]), audience("orders"));
+    let client = Client::new("alice", &key("a"), audience("orders")).unwrap();
+    let (one, two) = (shake(&server, &client).await.unwrap(), shake(&server, &client).await.unwrap());
+    let export = |peer: &Peer, label: &[u8], context: &[u8]| {
+        let mut out = [0; 32];
+        peer.export_keying_material(label, context, &mut out).unwrap();
+        out
+    };
+    let all = [
+        export(&one, b"label", b"context"),
+        export(&two, b"label", b"context"),
+        export(&one, b"labe", b"lcontext"),
+        export(&one, b"label", b""),
+    ];
+    for (at, this) in all.iter().enumerate() {
+        assert!(!all[at + 1..].contains(this));
+    }
+    one.export_keying_material(b"", b"", &mut [0; 8160]).unwrap();
+    one.export_keying_material(b"", b"", &mut [0; 8161]).unwrap_err();
+    one.export_keying_material(&[0; 65536], b"", &mut [0]).unwrap_err();
+    assert!(!format!("{one:?}").contains("0x"));
+}
+
+/// Old and new key overlap, every 10 ms anew, while handshakes run: not one false refusal, and an old key is dead.
+#[tokio::test]
+async fn rotation_under_load() {
+    let ring = ring(&[("alice", "0")]);
+    let server = Server::new(ring.clone(), audience("orders"));
+    let newest = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let stop = Arc::new(AtomicBool::new(false));
+    let mut load = tokio::task::JoinSet::new();
+    for _ in 0..8 {
+        let (server, newest, stop) = (server.clone(), Arc::clone(&newest), Arc::clone(&stop));
+        load.spawn(async move {
+            let mut shakes = 0;
+            while !stop.load(Ordering::Relaxed) {
+                let client = client_of(newest.load(Ordering::SeqCst));
+                // A key is good until two rotations after it was the newest; at most one passes in a handshake.
+                shake(&server, &client).await.unwrap();
+                shakes += 1;
+                tokio::task::yield_now().await;
+            }
+            shakes
+        });
+    }
+    for rotation in 1..=100_usize {
+        let texts = [rotation - 1, rotation].map(|text| ("alice", text.to_string()));
+        ring.replace(texts.iter().map(|(id, text)| KeyEntry::new(*id, key(text)).unwrap())).unwrap();
+        newest.store(rotation, Ordering::SeqCst);
+        if rotation > 1 {
+            assert_eq!(shake(&server, &client_of(rotation - 2)).await.unwrap_err(), Refused);
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    stop.store(true, Ordering::Relaxed);
+    let shakes: usize = load.join_all().await.into_iter().sum();
+    assert!(shakes > 100, "{shakes} handshakes");
+}
+
+fn client_of(text: usize) -> Client {
+    Client::new("alice", &key(&text.to_string()), audience("orders")).unwrap()
+}
+
+/// A ring of a million keys answers as fast as a ring of one. In one run, the best of several, and a bound that only a
+/// search through the ring would break.
+#[test]
+fn a_ring_of_a_million_keys() {
+    use tower_challenge::key::{Keys as _, PrepareKey};
+
+    struct Nothing;
+
+    impl PrepareKey for Nothing {
+        fn prepare(_: &Key) -> Result<Self, KeyError> {
+            Ok(Self)
+        }
+    }
+
+    let ring = |count: usize| -> KeyRing<Nothing> {
+        KeyRing::new((0..count).map(|id| KeyEntry::new(id.to_string(), Key::new("k").unwrap()).unwrap()))
+            .unwrap()
+    };
+    let best = |ring: &KeyRing<Nothing>, ids: usize| {
+        let ids: Vec<_> = (0..1000).map(|i| (i * 7919 % ids).to_string()).collect();
+        let lookup = || {
+            let begin = std::time::Instant::now();
+            for id in &ids {
+                assert_eq!(ring.look_up(id.as_bytes()).into_inner().unwrap().iter().count(), 1);
+            }
+            begin.elapsed()
+        };
+        (0..20).map(|_| lookup()).min().unwrap()
+    };
+    let (one, million) = (best(&ring(1), 1), best(&ring(1_000_000), 1_000_000));
+    assert!(
+        million < one * 20,
+        "{one:?} for a thousand lookups in a ring of one, {million:?} in a ring of a million"
+    );
+}
