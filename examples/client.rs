@@ -13,11 +13,12 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
-use tokio::io::{AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tower::{ServiceBuilder, ServiceExt as _};
-use tower_challenge::{AnswerLayer, one_way};
+use tower_challenge::mechanism::{self, Mechanism, PeerOf};
+use tower_challenge::{AnswerLayer, Authenticated, KeyEntry, mutual, one_way};
 
 /// How long a server may be silent, once all is sent, before there is nothing more to wait for.
 const SILENCE: Duration = Duration::from_secs(1);
@@ -30,11 +31,11 @@ struct Args {
     connect: String,
 
     #[command(flatten)]
-    keys: shared::Keys,
+    credentials: shared::Credentials,
 
-    /// How to prove it
-    #[arg(long, value_enum, default_value = "one-way")]
-    mechanism: shared::Mechanism,
+    /// Which key of the key file to use; the first unless said
+    #[arg(long, value_name = "ID")]
+    key_id: Option<String>,
 }
 
 #[tokio::main]
@@ -49,14 +50,41 @@ async fn main() -> ExitCode {
 }
 
 async fn run(args: Args) -> Result<(), Box<dyn Error>> {
-    let keys = args.keys.load()?;
-    let mechanism = match args.mechanism {
-        shared::Mechanism::OneWay => one_way::Client::new(keys[0].key()),
-    };
+    let credentials = &args.credentials;
+    let entry = choose(credentials.load()?, args.key_id.as_deref())?;
+    match credentials.mechanism {
+        shared::Mechanism::OneWay => {
+            talk(connect(args.connect, one_way::Client::new(entry.key())).await?).await
+        }
+        shared::Mechanism::Mutual => {
+            let mechanism = mutual::Client::new(entry.id().clone(), entry.key(), credentials.audience()?)?;
+            talk(connect(args.connect, mechanism).await?).await
+        }
+        #[cfg(feature = "multiprocessing")]
+        shared::Mechanism::Multiprocessing => {
+            let mechanism = tower_challenge::multiprocessing::Client::new(entry.key());
+            let mechanism = if credentials.legacy_md5 { mechanism.allow_legacy_md5() } else { mechanism };
+            talk_in_messages(connect(args.connect, mechanism).await?).await
+        }
+    }
+}
+
+fn choose(entries: Vec<KeyEntry>, id: Option<&str>) -> Result<KeyEntry, String> {
+    let found = entries.into_iter().find(|entry| id.is_none_or(|id| entry.id() == id));
+    found.ok_or_else(|| format!("no key with the id {}", id.unwrap_or_default()))
+}
+
+async fn connect<M>(addr: String, mechanism: M) -> Result<Authenticated<TcpStream, PeerOf<M>>, Box<dyn Error>>
+where
+    M: Mechanism<Role = mechanism::Client>,
+{
     let connector =
         ServiceBuilder::new().layer(AnswerLayer::new(mechanism)).service_fn(TcpStream::connect::<String>);
-    let stream = connector.oneshot(args.connect).await?;
+    Ok(connector.oneshot(addr).await?)
+}
 
+/// Sends each line as it is, and prints whatever comes.
+async fn talk(stream: impl AsyncRead + AsyncWrite) -> Result<(), Box<dyn Error>> {
     let (mut read, write) = tokio::io::split(stream);
     let mut sending = pin!(send(read_lines(), write));
     let mut sent = false;
@@ -71,10 +99,7 @@ async fn run(args: Args) -> Result<(), Box<dyn Error>> {
             },
             result = read.read(&mut chunk) => match result {
                 Ok(0) => break,
-                Ok(len) => {
-                    io::stdout().write_all(&chunk[..len])?;
-                    io::stdout().flush()?;
-                }
+                Ok(len) => print(&chunk[..len])?,
                 Err(error) if is_close(&error) => break,
                 Err(error) => return Err(error.into()),
             },
@@ -82,6 +107,45 @@ async fn run(args: Args) -> Result<(), Box<dyn Error>> {
         }
     }
     Ok(())
+}
+
+/// Sends each line as a message of Python's, without its end, and prints each message that comes as a line.
+#[cfg(feature = "multiprocessing")]
+async fn talk_in_messages<P>(stream: Authenticated<TcpStream, P>) -> Result<(), Box<dyn Error>> {
+    use futures::{SinkExt as _, StreamExt as _};
+
+    let (mut write, mut read) =
+        stream.into_framed(tower_challenge::multiprocessing::MessageCodec::new()).split();
+    let mut sending = pin!(async move {
+        let mut lines = read_lines();
+        while let Some(line) = lines.recv().await {
+            write.send(line.trim_ascii_end()).await?;
+        }
+        SinkExt::<&[u8]>::close(&mut write).await
+    });
+    let mut sent = false;
+    loop {
+        tokio::select! {
+            result = &mut sending, if !sent => match result {
+                Ok(()) => sent = true,
+                Err(error) if is_close(&error) => sent = true,
+                Err(error) => return Err(error.into()),
+            },
+            message = read.next() => match message {
+                None => break,
+                Some(Ok(message)) => print(&[&message, &b"\n"[..]].concat())?,
+                Some(Err(error)) if is_close(&error) => break,
+                Some(Err(error)) => return Err(error.into()),
+            },
+            () = tokio::time::sleep(SILENCE), if sent => break,
+        }
+    }
+    Ok(())
+}
+
+fn print(bytes: &[u8]) -> io::Result<()> {
+    io::stdout().write_all(bytes)?;
+    io::stdout().flush()
 }
 
 async fn send(mut lines: mpsc::Receiver<Vec<u8>>, mut write: impl AsyncWrite + Unpin) -> io::Result<()> {

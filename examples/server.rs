@@ -15,9 +15,13 @@ use clap::Parser;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tower::ServiceBuilder;
+use tower_challenge::handshake::Accept;
+use tower_challenge::key::PrepareKey;
+use tower_challenge::mechanism::{self, Mechanism, PeerOf};
 use tower_challenge::serve::ServeError;
 use tower_challenge::{
-    AcceptError, Authenticated, ChallengeLayer, Connection, Identity, KeyRing, one_way, serve,
+    AcceptError, Authenticated, ChallengeLayer, Connection, Identity, KeyFile, KeyId, KeyRing, mutual,
+    one_way, serve,
 };
 
 #[derive(Parser)]
@@ -28,11 +32,7 @@ struct Args {
     listen: String,
 
     #[command(flatten)]
-    keys: shared::Keys,
-
-    /// How peers prove themselves
-    #[arg(long, value_enum, default_value = "one-way")]
-    mechanism: shared::Mechanism,
+    credentials: shared::Credentials,
 
     /// Send back what arrives
     #[arg(long)]
@@ -51,20 +51,65 @@ fn seconds(text: &str) -> Result<Duration, String> {
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
     let args = Args::parse();
-    let keys = KeyRing::new(args.keys.load()?)?;
+    let credentials = &args.credentials;
+    match credentials.mechanism {
+        shared::Mechanism::OneWay => run(&args, one_way::Server::new(ring(credentials)?), chunks).await,
+        shared::Mechanism::Mutual => {
+            let mechanism = mutual::Server::new(ring(credentials)?, credentials.audience()?);
+            run(&args, mechanism, chunks).await
+        }
+        #[cfg(feature = "multiprocessing")]
+        shared::Mechanism::Multiprocessing => {
+            let mechanism = tower_challenge::multiprocessing::Server::new(ring(credentials)?);
+            let mechanism = if credentials.legacy_md5 { mechanism.allow_legacy_md5() } else { mechanism };
+            run(&args, mechanism, messages).await
+        }
+    }
+}
+
+/// The keys, which follow the key file if there is one.
+fn ring<K>(credentials: &shared::Credentials) -> Result<KeyRing<K>, Box<dyn Error>>
+where
+    K: PrepareKey + Send + Sync + 'static,
+{
+    let ring = KeyRing::new(credentials.load()?)?;
+    if let Some(path) = &credentials.key_file {
+        let ring = ring.clone();
+        let follow = KeyFile::new(path).follow(
+            Duration::from_secs(1),
+            move |keys| ring.replace(keys),
+            |outcome| match outcome {
+                Ok(count) => println!("{count} keys"),
+                Err(error) => eprintln!("error: {error}; the keys stay as they were"),
+            },
+        );
+        tokio::spawn(follow);
+    }
+    Ok(ring)
+}
+
+async fn run<M, S, F>(args: &Args, mechanism: M, session: S) -> Result<(), Box<dyn Error>>
+where
+    M: Mechanism<Role = mechanism::Server> + Send + Sync + 'static,
+    S: Fn(Authenticated<Connection<TcpStream>, PeerOf<M>>, bool) -> F + Clone + Send + 'static,
+    F: Future<Output = io::Result<()>> + Send + 'static,
+    PeerOf<M>: Named + Send + 'static,
+    Accept<Connection<TcpStream>, M>: Send + 'static,
+{
     let listener = TcpListener::bind(&args.listen).await?;
     println!("listening on {}", listener.local_addr()?);
-
-    let mechanism = match args.mechanism {
-        shared::Mechanism::OneWay => one_way::Server::new(keys),
-    };
+    let echo = args.echo;
     let service = ServiceBuilder::new()
         .map_request(|connection: Connection<TcpStream>| {
             println!("{} connected", connection.addr());
             connection
         })
         .layer(ChallengeLayer::new(mechanism).timeout(args.timeout))
-        .service_fn(move |stream| session(stream, args.echo));
+        .map_request(|stream: Authenticated<Connection<TcpStream>, PeerOf<M>>| {
+            println!("{} accepted: key {}", stream.get_ref().addr(), stream.peer().key_id());
+            stream
+        })
+        .service_fn(move |stream| session(stream, echo));
 
     serve(listener, service)
         .with_graceful_shutdown(async { tokio::signal::ctrl_c().await.unwrap_or_default() })
@@ -75,9 +120,9 @@ async fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-async fn session(mut stream: Authenticated<Connection<TcpStream>, Identity>, echo: bool) -> io::Result<()> {
+/// A session in whatever portions the bytes arrive.
+async fn chunks<P>(mut stream: Authenticated<Connection<TcpStream>, P>, echo: bool) -> io::Result<()> {
     let addr = *stream.get_ref().addr();
-    println!("{addr} accepted: key {}", stream.peer().key_id());
     let mut chunk = [0; 4096];
     loop {
         let len = match stream.read(&mut chunk).await {
@@ -87,14 +132,39 @@ async fn session(mut stream: Authenticated<Connection<TcpStream>, Identity>, ech
             Err(error) if error.kind() == io::ErrorKind::ConnectionReset => break,
             Err(error) => return Err(error),
         };
-        // In `Debug` form, so that no peer can write to this terminal what it likes.
-        println!("{addr} says: {:?}", String::from_utf8_lossy(&chunk[..len]));
+        print_said(addr, &chunk[..len]);
         if echo {
             stream.write_all(&chunk[..len]).await?;
         }
     }
     println!("{addr} closed");
     Ok(())
+}
+
+/// A session in Python's messages.
+#[cfg(feature = "multiprocessing")]
+async fn messages<P>(stream: Authenticated<Connection<TcpStream>, P>, echo: bool) -> io::Result<()> {
+    use futures::{SinkExt as _, StreamExt as _};
+
+    let addr = *stream.get_ref().addr();
+    let mut messages = stream.into_framed(tower_challenge::multiprocessing::MessageCodec::new());
+    while let Some(message) = messages.next().await {
+        let message = match message {
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => break,
+            message => message?,
+        };
+        print_said(addr, &message);
+        if echo {
+            messages.send(message).await?;
+        }
+    }
+    println!("{addr} closed");
+    Ok(())
+}
+
+fn print_said(addr: SocketAddr, bytes: &[u8]) {
+    // In `Debug` form, so that no peer can write to this terminal what it likes.
+    println!("{addr} says: {:?}", String::from_utf8_lossy(bytes));
 }
 
 fn print_error(error: ServeError<AcceptError<io::Error>, SocketAddr>) {
@@ -106,5 +176,22 @@ fn print_error(error: ServeError<AcceptError<io::Error>, SocketAddr>) {
             println!("{addr} closed: {error}");
         }
         error => println!("{error}"),
+    }
+}
+
+/// A peer whose key has a name, in whichever mechanism.
+trait Named {
+    fn key_id(&self) -> &KeyId;
+}
+
+impl Named for Identity {
+    fn key_id(&self) -> &KeyId {
+        self.key_id()
+    }
+}
+
+impl Named for mutual::Peer {
+    fn key_id(&self) -> &KeyId {
+        self.identity().key_id()
     }
 }
