@@ -119,9 +119,9 @@ async fn talk_in_messages<P>(stream: Authenticated<TcpStream, P>) -> Result<(), 
     let mut sending = pin!(async move {
         let mut lines = read_lines();
         while let Some(line) = lines.recv().await {
-            write.send(line.trim_ascii_end()).await?;
+            write.send(line.trim_ascii_end().to_vec()).await?;
         }
-        SinkExt::<&[u8]>::close(&mut write).await
+        write.close().await
     });
     let mut sent = false;
     loop {

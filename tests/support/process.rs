@@ -21,10 +21,13 @@ pub fn example(name: &str) -> Command {
     command
 }
 
-pub fn python(script: &str) -> Command {
+pub fn script(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/python").join(name)
+}
+
+pub fn python(name: &str) -> Command {
     let mut command = Command::new(std::env::var_os("PYTHON").unwrap_or_else(|| "python3".into()));
-    command.arg(PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/python").join(script));
-    command.env("PYTHONUTF8", "1");
+    command.arg(script(name)).env("PYTHONUTF8", "1");
     command
 }
 

@@ -1,6 +1,6 @@
 //! What both roles do: challenge, and answer.
 
-use super::codec::Frame;
+use super::codec::{Received, Sent};
 use super::digest::{Digest, Digests};
 use super::key::{MAX_TAG_LEN, PreparedKey, Tag};
 
@@ -29,8 +29,8 @@ impl Challenge {
         Self { message }
     }
 
-    pub(super) fn frame(&self) -> Frame {
-        Frame::of(&[CHALLENGE, &self.message])
+    pub(super) fn frame(&self) -> Sent {
+        Sent::of(&[CHALLENGE, &self.message])
     }
 
     pub(super) fn verify(&self, key: &PreparedKey, tag: &Tag<'_>) -> bool {
@@ -39,12 +39,11 @@ impl Challenge {
 }
 
 /// The tag of an answer, if it has the form of one: with the name of the digest that the challenge has, or bare.
-pub(super) fn parse_answer(frame: &Frame, legacy_md5: bool) -> Option<Tag<'_>> {
+pub(super) fn parse_answer(frame: &Received, legacy_md5: bool) -> Option<Tag<'_>> {
     match Digest::split(frame.as_bytes()) {
         Some((Digest::Sha256, tag)) => tag.try_into().ok().map(Tag::Sha256),
-        Some(_) => None,
         None if legacy_md5 => frame.as_bytes().try_into().ok().map(Tag::LegacyMd5),
-        None => None,
+        Some(_) | None => None,
     }
 }
 
@@ -57,7 +56,11 @@ pub(super) struct Asked<'f> {
 
 impl<'f> Asked<'f> {
     /// Why not, where it may not be answered.
-    pub(super) fn parse(frame: &'f Frame, digests: Digests, legacy_md5: bool) -> Result<Self, &'static str> {
+    pub(super) fn parse(
+        frame: &'f Received,
+        digests: Digests,
+        legacy_md5: bool,
+    ) -> Result<Self, &'static str> {
         let message = frame.as_bytes().strip_prefix(CHALLENGE).ok_or("no challenge")?;
         if message.len() == LEGACY_LEN {
             return if legacy_md5 {
@@ -83,9 +86,9 @@ impl<'f> Asked<'f> {
         self.message
     }
 
-    pub(super) fn answer(&self, key: &PreparedKey) -> Frame {
+    pub(super) fn answer(&self, key: &PreparedKey) -> Sent {
         let mut tag = [0; MAX_TAG_LEN];
         let len = key.tag(self.digest.unwrap_or(Digest::Md5), self.message, &mut tag);
-        Frame::of(&[self.digest.map_or(b"", Digest::prefix), &tag[..len]])
+        Sent::of(&[self.digest.map_or(b"", Digest::prefix), &tag[..len]])
     }
 }

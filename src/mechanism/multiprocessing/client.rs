@@ -2,7 +2,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::challenge::{Asked, Challenge, FAILURE, NONCE_LEN, WELCOME, parse_answer};
-use super::codec::{Codec, Frame, LONGEST_RECEIVED, LONGEST_SENT};
+use super::codec::{Codec, LONGEST_RECEIVED, LONGEST_SENT, Received, Sent};
 use super::digest::{Digest, Digests};
 use super::key::{MARK_LEN, PreparedKey};
 use crate::error::{HandshakeError, HandshakeErrorKind};
@@ -80,7 +80,7 @@ pub struct ProvenServer;
 
 impl Handshake for Answering {
     type Codec = Codec;
-    type Message = Frame;
+    type Message = Sent;
     type Peer = ProvenServer;
     type Lookup = NoLookup;
 
@@ -109,7 +109,7 @@ impl Handshake for Answering {
 
 impl Answering {
     // server's challenge received -> answered, verdict awaited
-    fn answer(&mut self, challenge: Challenge, frame: &Frame) -> Result<Step<Self>, Reject<Self>> {
+    fn answer(&mut self, challenge: Challenge, frame: &Received) -> Result<Step<Self>, Reject<Self>> {
         let Client { key, digests, legacy_md5 } = &self.client;
         let asked = Asked::parse(frame, *digests, *legacy_md5).map_err(HandshakeError::malformed)?;
         if key.bears_mark(asked.message()) {
@@ -123,14 +123,19 @@ impl Answering {
     }
 
     // answer received -> welcomed or refused
-    fn judge(&self, challenge: &Challenge, legacy: bool, frame: &Frame) -> Result<Step<Self>, Reject<Self>> {
+    fn judge(
+        &self,
+        challenge: &Challenge,
+        legacy: bool,
+        frame: &Received,
+    ) -> Result<Step<Self>, Reject<Self>> {
         match parse_answer(frame, legacy) {
             Some(tag) if challenge.verify(&self.client.key, &tag) => {
-                Ok(Step::Complete { send: Some(Frame::of(&[WELCOME])), peer: ProvenServer })
+                Ok(Step::Complete { send: Some(Sent::of(&[WELCOME])), peer: ProvenServer })
             }
             _ => {
                 let error = HandshakeError::new(HandshakeErrorKind::ServerUnproven);
-                Err(Reject::telling(error, Frame::of(&[FAILURE])))
+                Err(Reject::telling(error, Sent::of(&[FAILURE])))
             }
         }
     }

@@ -12,19 +12,28 @@ const MAX_LEN: usize = 256;
 /// The longest message of the handshake, framing included.
 pub(super) const LONGEST_RECEIVED: usize = PREFIX_LEN + MAX_LEN;
 /// A challenge, which is longer than any answer or verdict, framing included.
-pub(super) const LONGEST_SENT: usize = PREFIX_LEN + 64;
+pub(super) const LONGEST_SENT: usize = PREFIX_LEN + MAX_SENT_LEN;
 
-/// A message of the handshake, of either side: at most 256 bytes.
+/// The longest message that this side sends, in bytes: a challenge has 59.
+const MAX_SENT_LEN: usize = 64;
+
+/// A message of the handshake, of at most `MAX` bytes.
 #[derive(Clone)]
-pub struct Frame {
-    bytes: [u8; MAX_LEN],
+pub struct Frame<const MAX: usize> {
+    bytes: [u8; MAX],
     len: usize,
 }
 
-impl Frame {
+/// A message as it came.
+pub type Received = Frame<MAX_LEN>;
+
+/// A message to be sent.
+pub type Sent = Frame<MAX_SENT_LEN>;
+
+impl<const MAX: usize> Frame<MAX> {
     /// A message of these parts, which are of this crate's making and have room.
     pub(super) fn of(parts: &[&[u8]]) -> Self {
-        let mut frame = Self { bytes: [0; MAX_LEN], len: 0 };
+        let mut frame = Self { bytes: [0; MAX], len: 0 };
         for part in parts {
             frame.bytes[frame.len..frame.len + part.len()].copy_from_slice(part);
             frame.len += part.len();
@@ -37,7 +46,7 @@ impl Frame {
     }
 }
 
-impl fmt::Debug for Frame {
+impl<const MAX: usize> fmt::Debug for Frame<MAX> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Frame").field("len", &self.len).finish_non_exhaustive()
     }
@@ -55,10 +64,10 @@ impl Codec {
 }
 
 impl Decoder for Codec {
-    type Item = Frame;
+    type Item = Received;
     type Error = HandshakeError;
 
-    fn decode(&mut self, buf: &mut BytesMut) -> Result<Option<Frame>, HandshakeError> {
+    fn decode(&mut self, buf: &mut BytesMut) -> Result<Option<Received>, HandshakeError> {
         let Some(prefix) = buf.first_chunk::<PREFIX_LEN>() else { return Ok(None) };
         let len = usize::try_from(i32::from_be_bytes(*prefix))
             .ok()
@@ -70,7 +79,7 @@ impl Decoder for Codec {
         Ok(Some(frame))
     }
 
-    fn decode_eof(&mut self, buf: &mut BytesMut) -> Result<Option<Frame>, HandshakeError> {
+    fn decode_eof(&mut self, buf: &mut BytesMut) -> Result<Option<Received>, HandshakeError> {
         match self.decode(buf)? {
             None if !buf.is_empty() => Err(HandshakeError::truncated()),
             frame => Ok(frame),
@@ -78,10 +87,10 @@ impl Decoder for Codec {
     }
 }
 
-impl Encoder<Frame> for Codec {
+impl Encoder<Sent> for Codec {
     type Error = HandshakeError;
 
-    fn encode(&mut self, frame: Frame, buf: &mut BytesMut) -> Result<(), HandshakeError> {
+    fn encode(&mut self, frame: Sent, buf: &mut BytesMut) -> Result<(), HandshakeError> {
         let content = frame.as_bytes();
         buf.put_i32(i32::try_from(content.len()).expect("a frame has at most 256 bytes"));
         buf.put_slice(content);

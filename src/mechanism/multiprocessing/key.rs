@@ -66,7 +66,7 @@ impl PreparedKey {
         }
     }
 
-    /// Whether this is the tag of a challenge of ours: with SHA-256, or with what stands for it in old CPythons. In
+    /// Whether this is the tag of a challenge of ours: with SHA-256, or with what stands for it in CPython up to 3.11. In
     /// constant time.
     pub(super) fn verify(&self, message: &[u8], tag: &Tag<'_>) -> bool {
         match tag {

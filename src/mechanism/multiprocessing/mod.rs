@@ -75,7 +75,7 @@ mod message_codec;
 mod server;
 
 pub use self::client::{Answering, Client, ProvenServer};
-pub use self::codec::{Codec, Frame};
+pub use self::codec::{Codec, Frame, Received, Sent};
 pub use self::digest::Digest;
 pub use self::key::PreparedKey;
 pub use self::message_codec::{MessageCodec, MessageTooLong};

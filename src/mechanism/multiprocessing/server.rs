@@ -1,7 +1,7 @@
 use std::fmt;
 
 use super::challenge::{Asked, Challenge, FAILURE, NONCE_LEN, WELCOME, parse_answer};
-use super::codec::{Codec, Frame, LONGEST_RECEIVED, LONGEST_SENT};
+use super::codec::{Codec, LONGEST_RECEIVED, LONGEST_SENT, Received, Sent};
 use super::digest::{Digest, Digests};
 use super::key::{PreparedKey, Tag};
 use crate::error::HandshakeError;
@@ -91,7 +91,7 @@ struct Holder<A> {
 
 impl<A> Handshake for Challenging<A> {
     type Codec = Codec;
-    type Message = Frame;
+    type Message = Sent;
     type Peer = Identity<A>;
     type Lookup = NoLookup;
 
@@ -116,8 +116,8 @@ impl<A> Handshake for Challenging<A> {
 
 impl<A> Challenging<A> {
     // answer received -> welcomed, client's challenge awaited; or refused
-    fn judge(&mut self, challenge: &Challenge, frame: &Frame) -> Result<Step<Self>, Reject<Self>> {
-        let refused = || Reject::telling(HandshakeError::refused(), Frame::of(&[FAILURE]));
+    fn judge(&mut self, challenge: &Challenge, frame: &Received) -> Result<Step<Self>, Reject<Self>> {
+        let refused = || Reject::telling(HandshakeError::refused(), Sent::of(&[FAILURE]));
         let tag = parse_answer(frame, self.server.legacy_md5).ok_or_else(refused)?;
         let keys = self.server.keys.snapshot();
         // Every key is tried, also after one has matched.
@@ -129,7 +129,7 @@ impl<A> Challenging<A> {
         }
         let holder = Holder { place: place.ok_or_else(refused)?, keys };
         self.state = State::Welcomed { holder, legacy: matches!(tag, Tag::LegacyMd5(_)) };
-        Ok(Step::Continue { send: Some(Frame::of(&[WELCOME])) })
+        Ok(Step::Continue { send: Some(Sent::of(&[WELCOME])) })
     }
 
     // client's challenge received -> answered, verdict awaited
@@ -137,7 +137,7 @@ impl<A> Challenging<A> {
         &mut self,
         holder: &Holder<A>,
         legacy: bool,
-        frame: &Frame,
+        frame: &Received,
     ) -> Result<Step<Self>, Reject<Self>> {
         let asked = Asked::parse(frame, self.server.digests, legacy).map_err(HandshakeError::malformed)?;
         let key = &holder.keys.as_slice()[holder.place];

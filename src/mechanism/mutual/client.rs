@@ -3,7 +3,7 @@ use std::sync::Arc;
 
 use super::codec::{Codec, Frame, LONGEST_OF_SERVER, LONGEST_PROOF};
 use super::exporter::Exporter;
-use super::message::{Message, parse_challenge, parse_verdict};
+use super::message::{Message, Verdict, parse_challenge};
 use super::schedule::{NONCE_LEN, Nonce, Tag, Transcript};
 use super::{Audience, Binding, ExportError, PreparedKey};
 use crate::error::{HandshakeError, HandshakeErrorKind};
@@ -131,12 +131,12 @@ impl Proving {
     // verdict received -> accepted, refused, or not convinced
     fn judge(&self, transcript: &Transcript, tag: &Tag, frame: &Frame) -> Result<Step<Self>, Reject<Self>> {
         let key = &self.shared.key;
-        match parse_verdict(frame) {
-            Some(Some(server_tag)) if transcript.verify_server_tag(key, tag, &server_tag) => {
+        match Verdict::parse(frame) {
+            Some(Verdict::Accepted(server_tag)) if transcript.verify_server_tag(key, tag, &server_tag) => {
                 Ok(Step::Complete { send: None, peer: ProvenServer { exporter: transcript.exporter(key) } })
             }
-            Some(Some(_)) => Err(HandshakeError::new(HandshakeErrorKind::ServerUnproven).into()),
-            Some(None) => Err(HandshakeError::refused().into()),
+            Some(Verdict::Accepted(_)) => Err(HandshakeError::new(HandshakeErrorKind::ServerUnproven).into()),
+            Some(Verdict::Refused) => Err(HandshakeError::refused().into()),
             None => Err(HandshakeError::malformed("no verdict").into()),
         }
     }

@@ -82,7 +82,9 @@ impl Encoder<Message> for Codec {
         let mut put = |parts: &[&[u8]]| {
             let len: usize = parts.iter().map(|part| part.len()).sum();
             buf.put_u16(u16::try_from(len).expect("no message is longer than 320 bytes"));
-            parts.iter().for_each(|part| buf.put_slice(part));
+            for part in parts {
+                buf.put_slice(part);
+            }
         };
         match message {
             Message::Challenge { nonce } => put(&[&[VERSION], &nonce]),

@@ -1,7 +1,7 @@
 use std::fmt;
 
 use super::codec::Frame;
-use super::schedule::{NONCE_LEN, Nonce, TAG_LEN, Tag};
+use super::schedule::{NONCE_LEN, Nonce, Tag};
 use crate::key::KeyId;
 
 /// The first byte of a challenge.
@@ -73,13 +73,18 @@ pub(super) fn parse_challenge(frame: &Frame) -> Option<Nonce> {
     }
 }
 
-/// The server's tag out of its verdict, or none for a refusal.
-pub(super) fn parse_verdict(frame: &Frame) -> Option<Option<Tag>> {
-    match frame.whole()?.split_first()? {
-        (&ACCEPTED, tag) => Some(Some(tag.try_into().ok()?)),
-        (&REFUSED, []) => Some(None),
-        _ => None,
-    }
+/// A server's verdict.
+pub(super) enum Verdict {
+    Accepted(Tag),
+    Refused,
 }
 
-const _: () = assert!(TAG_LEN == 32 && NONCE_LEN == 32);
+impl Verdict {
+    pub(super) fn parse(frame: &Frame) -> Option<Self> {
+        match frame.whole()?.split_first()? {
+            (&ACCEPTED, tag) => Some(Self::Accepted(tag.try_into().ok()?)),
+            (&REFUSED, []) => Some(Self::Refused),
+            _ => None,
+        }
+    }
+}
