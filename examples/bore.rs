@@ -5,6 +5,8 @@
 //! cargo run --example bore
 //! ```
 
+use std::marker::PhantomData;
+
 use bytes::{BufMut as _, BytesMut};
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -27,7 +29,7 @@ pub(crate) enum Answer {
 }
 
 /// JSON with a NUL behind it, at most 256 bytes; what it decodes to.
-pub(crate) struct Json<T>(std::marker::PhantomData<fn() -> T>);
+pub(crate) struct Json<T>(PhantomData<fn() -> T>);
 
 impl<T> Json<T> {
     const MAX_LEN: usize = 256;
@@ -84,7 +86,7 @@ impl Mechanism for BoreServer {
         cx.fill_random(&mut random)?;
         let challenge = uuid::Builder::from_random_bytes(random).into_uuid();
         let handshake = Challenged(self.0.mac(challenge));
-        Ok(Start { codec: Json(Default::default()), handshake, send: Some(Challenge::Challenge(challenge)) })
+        Ok(Start { codec: Json(PhantomData), handshake, send: Some(Challenge::Challenge(challenge)) })
     }
 }
 
@@ -115,7 +117,7 @@ impl Mechanism for BoreClient {
     type Handshake = Answering;
 
     fn start(&self, _: &mut Context<'_>) -> Result<Start<Answering>, HandshakeError> {
-        Ok(Start { codec: Json(Default::default()), handshake: Answering(self.0.clone()), send: None })
+        Ok(Start { codec: Json(PhantomData), handshake: Answering(self.0.clone()), send: None })
     }
 }
 

@@ -74,6 +74,45 @@ fn the_state_machines_do_not_allocate() {
     assert_eq!(count, 0);
 }
 
+/// With the lookup of a key by its id in between, of one that there is and of one that there is not.
+#[cfg(feature = "mutual")]
+#[test]
+fn the_state_machines_of_mutual_do_not_allocate() {
+    use tokio_util::codec::{Decoder as _, Encoder as _};
+    use tower_challenge::KeyRing;
+    use tower_challenge::mutual::{Audience, Client, Server};
+
+    let key = key("sixteen bytes or more");
+    let ring = KeyRing::new([tower_challenge::KeyEntry::new("a", key.clone()).unwrap()]).unwrap();
+    let audience = Audience::new("orders").unwrap();
+    let server = Server::new(ring, audience.clone());
+    for (id, accepted) in [("a", true), ("b", false)] {
+        let client = Client::new(id, &key, audience.clone()).unwrap();
+        let mut sevens = |out: &mut [u8]| {
+            out.fill(7);
+            Ok(())
+        };
+        let cx = &mut mechanism::Context::with_random(&mut sevens);
+        let (server, client) = (server.start(cx).unwrap(), client.start(cx).unwrap());
+        // The codec's buffer is the driver's to allocate.
+        let mut buf = bytes::BytesMut::with_capacity(1024);
+        let (count, outcome) = allocations(|| {
+            let (mut codec, challenge, mut server) = (server.codec, server.send.unwrap(), server.handshake);
+            codec.encode(challenge, &mut buf).unwrap();
+            let challenge = codec.decode(&mut buf).unwrap().unwrap();
+            let mut client = client.handshake;
+            let Ok(Step::Continue { send: Some(proof) }) = client.step(Input::Frame(challenge)) else {
+                panic!()
+            };
+            codec.encode(proof, &mut buf).unwrap();
+            let proof = codec.decode(&mut buf).unwrap().unwrap();
+            let Ok(Step::LookUp(lookup)) = server.step(Input::Frame(proof)) else { panic!() };
+            server.step(Input::Found(lookup.now_or_never().unwrap())).is_ok()
+        });
+        assert_eq!((count, outcome), (0, accepted));
+    }
+}
+
 fn fill_and_drain(from: &mut DuplexStream, to: &mut DuplexStream) {
     from.write_all(&[0; 64]).now_or_never().expect("there is room").unwrap();
     to.read_exact(&mut [0; 64]).now_or_never().expect("all is there").unwrap();

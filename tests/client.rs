@@ -1,4 +1,5 @@
 //! The layer on the client's side, over connectors that are mocked, and how a server can turn a client away over TCP.
+#![cfg(feature = "net")]
 
 mod support;
 

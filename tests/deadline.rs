@@ -1,4 +1,5 @@
 //! One absolute deadline, whatever a peer does with its time, and what a refused peer gets to read.
+#![cfg(feature = "net")]
 
 mod support;
 

@@ -1,4 +1,5 @@
 //! The examples as a person runs them: processes of their own, over loopback.
+#![cfg(feature = "net")]
 
 #[path = "support/process.rs"]
 mod process;
@@ -31,6 +32,16 @@ fn quickstart_succeeds_and_says_so() {
         "handshake timed out",
         "got 32 bytes of challenge, then the server closed",
     ] {
+        assert!(stdout(&output).contains(part), "no {part:?} in {}", stdout(&output));
+    }
+}
+
+#[cfg(all(feature = "mutual", feature = "rustls"))]
+#[test]
+fn tls_refuses_the_relay() {
+    let output = run(&mut example("tls"), "");
+    assert!(output.status.success(), "{}", stderr(&output));
+    for part in ["client: handshake refused", "TLS timed out", "WARNING: the relay was let through"] {
         assert!(stdout(&output).contains(part), "no {part:?} in {}", stdout(&output));
     }
 }
@@ -113,6 +124,42 @@ fn keys_from_a_file() {
     let output = run(client(&addr).args(["--key-file", path]), "");
     assert_eq!(output.status.code(), Some(1));
     assert!(stderr(&output).contains("chmod 600"), "{}", stderr(&output));
+}
+
+#[cfg(feature = "mutual")]
+#[test]
+fn mutual_with_a_key_file_that_changes() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let path = file.path().to_str().unwrap().to_owned();
+    let keys = |ids: &[&str]| {
+        let lines: Vec<_> = ids.iter().map(|id| format!("{id}:00112233445566778899aabbccddee{id}")).collect();
+        std::fs::write(&path, lines.join("\n")).unwrap();
+    };
+    keys(&["aa"]);
+    let mutual = ["--mechanism", "mutual", "--audience", "orders", "--key-file", &path];
+    let mut server =
+        Running::start(example("server").args(["--listen", "127.0.0.1:0", "--echo"]).args(mutual));
+    let addr = server.line_with("listening on ").split_off("listening on ".len());
+    server.line_with("1 keys");
+    let talk = |args: &[&str]| run(client(&addr).args(mutual).args(args), "hello\n");
+    assert_eq!(stdout(&talk(&[])), "hello\n");
+    server.line_with("accepted: key aa");
+
+    keys(&["aa", "bb"]);
+    server.line_with("2 keys");
+    assert_eq!(stdout(&talk(&["--key-id", "bb"])), "hello\n");
+    server.line_with("accepted: key bb");
+    let output = talk(&["--key-id", "cc"]);
+    assert_eq!(stderr(&output), "error: no key with the id cc\n");
+}
+
+#[cfg(feature = "mutual")]
+#[test]
+fn mutual_needs_a_key_file_and_an_audience() {
+    let output = run(client("127.0.0.1:1").args(["--mechanism", "mutual", "--audience", "orders"]), "");
+    assert_eq!(stderr(&output), "error: mutual needs a --key-file\n");
+    let output = run(client("127.0.0.1:1").args(["--mechanism", "mutual"]), "");
+    assert!(stderr(&output).contains("--audience"), "{}", stderr(&output));
 }
 
 #[test]

@@ -65,8 +65,8 @@ async fn replaced_broken_gone_and_mended() {
     assert_eq!(ids(&ring), ["a", "b"]);
 
     // Too many keys of the ring's: an error of the keys, not of the file.
-    let many: String = (0..65).map(|id| format!("{id}:01\n")).collect();
-    replace(&path, &many);
+    let many: Vec<_> = (0..65).map(|id| format!("{id}:01")).collect();
+    replace(&path, &many.join("\n"));
     assert_eq!(tell.recv().await.unwrap().unwrap_err(), "65 keys where at most 64 are tried");
 
     replace(&path, "d:04\n");

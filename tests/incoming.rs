@@ -1,4 +1,5 @@
 //! The pulled form: handshakes side by side, a bounded queue, nothing lost and nothing left behind.
+#![cfg(feature = "net")]
 
 mod support;
 

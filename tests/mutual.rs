@@ -18,8 +18,8 @@ use tower_challenge::mechanism::{Context, Mechanism, Start};
 use tower_challenge::mutual::{Audience, Client, Peer, Server};
 use tower_challenge::transport::{ChannelBinding, TransportInfo};
 use tower_challenge::{
-    Acceptor, Authenticated, Connector, DerivedKeys, HandshakeError, HandshakeErrorKind, Key, KeyEntry,
-    KeyError, KeyRing, KeyStore,
+    Acceptor, Connector, DerivedKeys, HandshakeError, HandshakeErrorKind, Key, KeyEntry, KeyError, KeyRing,
+    KeyStore,
 };
 
 type Ring = KeyRing<tower_challenge::mutual::PreparedKey>;
@@ -521,7 +521,7 @@ async fn exported_bytes_are_of_one_handshake_one_label_and_one_context() {
     }
     one.export_keying_material(b"", b"", &mut [0; 8160]).unwrap();
     one.export_keying_material(b"", b"", &mut [0; 8161]).unwrap_err();
-    one.export_keying_material(&[0; 65536], b"", &mut [0]).unwrap_err();
+    one.export_keying_material(&vec![0; 65536], b"", &mut [0]).unwrap_err();
     assert!(!format!("{one:?}").contains("0x"));
 }
 

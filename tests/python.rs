@@ -1,4 +1,5 @@
 //! A peer in Python's standard library, in both directions.
+#![cfg(feature = "net")]
 
 #[path = "support/process.rs"]
 mod process;

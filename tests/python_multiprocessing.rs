@@ -1,5 +1,5 @@
 //! CPython's own `multiprocessing.connection`, in both directions, in every version that is installed.
-#![cfg(feature = "multiprocessing")]
+#![cfg(all(feature = "net", feature = "multiprocessing"))]
 
 #[path = "support/process.rs"]
 mod process;

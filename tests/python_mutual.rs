@@ -1,5 +1,5 @@
 //! The independent reference of the mutual wire, a script in Python's standard library, against the example programs.
-#![cfg(feature = "mutual")]
+#![cfg(all(feature = "net", feature = "mutual"))]
 
 #[path = "support/process.rs"]
 mod process;

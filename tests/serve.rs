@@ -1,4 +1,5 @@
 //! The accept loop, over real sockets: tasks of their own, errors survived, shutdown.
+#![cfg(feature = "net")]
 
 mod support;
 

@@ -33,6 +33,7 @@ mod error;
 mod file;
 mod follow;
 mod id;
+mod index;
 mod prepare;
 mod ring;
 mod secret;

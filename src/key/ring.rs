@@ -1,10 +1,10 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::future::{Ready, ready};
-use std::ops::Range;
 use std::sync::{Arc, PoisonError, RwLock};
 
-use super::{FoundKeys, KeyEntry, KeyError, KeyId, Keys, LookupError, PrepareKey, RingKey};
+use super::index::{Found, Index};
+use super::{FoundKeys, KeyEntry, KeyError, Keys, LookupError, PrepareKey, RingKey};
 
 /// The keys that a server accepts at the moment, prepared for one mechanism.
 ///
@@ -29,7 +29,7 @@ struct Shared<K, A> {
 struct Contents<K, A> {
     // Grouped by id, so that the keys of an id are one stretch.
     keys: Arc<[Box<RingKey<K, A>>]>,
-    stretches: HashMap<KeyId, Range<usize>>,
+    index: Index,
 }
 
 impl<K: PrepareKey, A> KeyRing<K, A> {
@@ -79,7 +79,7 @@ impl<K, A> KeyRing<K, A> {
     #[must_use]
     pub fn snapshot(&self) -> FoundKeys<K, A> {
         let contents = self.contents();
-        FoundKeys { stretch: 0..contents.keys.len(), keys: Arc::clone(&contents.keys) }
+        FoundKeys { stretch: 0..contents.keys.len(), keys: Arc::clone(&contents.keys), known: true }
     }
 
     fn contents(&self) -> Arc<Contents<K, A>> {
@@ -94,9 +94,8 @@ impl<K, A> Keys<K> for KeyRing<K, A> {
 
     fn look_up(&self, id: &[u8]) -> Self::Lookup {
         let contents = self.contents();
-        // Of an unknown id, an empty stretch of the same keys.
-        let stretch = contents.stretches.get(id).cloned().unwrap_or_default();
-        ready(Ok(FoundKeys { stretch, keys: Arc::clone(&contents.keys) }))
+        let Found { stretch, known } = contents.index.find(id);
+        ready(Ok(FoundKeys { keys: Arc::clone(&contents.keys), stretch, known }))
     }
 }
 
@@ -118,17 +117,18 @@ impl<K: PrepareKey, A> Contents<K, A> {
         keys.sort_by_key(|(place, _)| *place);
         let keys: Arc<[_]> = keys.into_iter().map(|(_, key)| key).collect();
 
-        let mut stretches = HashMap::with_capacity(order.len());
+        let mut stretches = Vec::with_capacity(order.len());
         let mut start = 0;
         for stretch in keys.chunk_by(|a, b| a.identity.key_id() == b.identity.key_id()) {
-            let id = stretch[0].identity.key_id().clone();
+            let id = stretch[0].identity.key_id();
             if stretch.len() > K::MAX_KEYS_PER_ID {
-                return Err(KeyError::TooManyKeysOfId { id, max: K::MAX_KEYS_PER_ID });
+                return Err(KeyError::TooManyKeysOfId { id: id.clone(), max: K::MAX_KEYS_PER_ID });
             }
-            stretches.insert(id, start..start + stretch.len());
+            stretches.push((id.as_bytes(), start..start + stretch.len()));
             start += stretch.len();
         }
-        Ok(Self { keys, stretches })
+        let index = Index::new(&stretches);
+        Ok(Self { keys, index })
     }
 }
 
@@ -146,7 +146,7 @@ impl<K, A> fmt::Debug for KeyRing<K, A> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Key;
+    use super::super::{Key, KeyId};
     use super::*;
 
     #[derive(Debug)]

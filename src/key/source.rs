@@ -36,6 +36,8 @@ pub struct FoundKeys<K, A = ()> {
     // Boxed, so that no key is moved in memory once it is there: what is moved leaves a copy behind.
     pub(super) keys: Arc<[Box<RingKey<K, A>>]>,
     pub(super) stretch: Range<usize>,
+    // Whether the keys of the stretch are those that were looked for.
+    pub(super) known: bool,
 }
 
 /// One key: prepared, and whose it is.
@@ -56,7 +58,7 @@ impl<K: PrepareKey, A> FoundKeys<K, A> {
             let id = key.identity.key_id().clone();
             return Err(KeyError::TooManyKeysOfId { id, max: K::MAX_KEYS_PER_ID });
         }
-        Ok(Self { stretch: 0..keys.len(), keys })
+        Ok(Self { stretch: 0..keys.len(), keys, known: true })
     }
 }
 
@@ -69,6 +71,14 @@ impl<K, A> FoundKeys<K, A> {
     /// All of them.
     #[must_use]
     pub fn as_slice(&self) -> &[Box<RingKey<K, A>>] {
+        if self.known { self.to_try() } else { &[] }
+    }
+
+    /// Keys to do the work with, whether any were found or not: for a mechanism that is to take the same time for an id
+    /// that is not known. Where [`as_slice`](Self::as_slice) is empty, these are another's, or none: **what verifies
+    /// against them counts for nothing.**
+    #[must_use]
+    pub fn to_try(&self) -> &[Box<RingKey<K, A>>] {
         &self.keys[self.stretch.clone()]
     }
 }
@@ -104,13 +114,13 @@ impl<K, A> RingKey<K, A> {
 
 impl<K, A> Clone for FoundKeys<K, A> {
     fn clone(&self) -> Self {
-        Self { keys: Arc::clone(&self.keys), stretch: self.stretch.clone() }
+        Self { keys: Arc::clone(&self.keys), stretch: self.stretch.clone(), known: self.known }
     }
 }
 
 impl<K, A> fmt::Debug for FoundKeys<K, A> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("FoundKeys").field("keys", &self.stretch.len()).finish()
+        f.debug_struct("FoundKeys").field("keys", &self.as_slice().len()).finish()
     }
 }
 

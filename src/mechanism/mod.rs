@@ -1,7 +1,7 @@
 //! What a challenge-response is, without any input or output: the traits that a mechanism implements.
 //!
-//! A mechanism is a wire and the two state machines on its ends. This crate brings [`one_way`]; another
-//! crate can bring its own with what is public here.
+//! A mechanism is a wire and the two state machines on its ends. This crate brings `mutual`, `multiprocessing` and
+//! [`one_way`]; another crate can bring its own with what is public here.
 //!
 //! ```text
 //!                    start(context)                    Start { codec, handshake, send }
@@ -23,13 +23,18 @@
 //!
 //! 1. Give the messages types, one for each direction, and write the codec that frames them. The codec must wait for
 //!    whole messages, must not allocate on a length that the peer sent before it has checked it, and should return
-//!    [`HandshakeError::truncated`](crate::HandshakeError::truncated) from `decode_eof`. With [`HandshakeError`] as
+//!    what [`whole_or_truncated`] makes of it from `decode_eof`. With [`HandshakeError`] as
 //!    its error type nothing has to be converted.
 //! 2. For each side, write the type that holds the settings and the keys ([`Mechanism`]), and the state machine
 //!    ([`Handshake`]). Say in [`Mechanism::Role`] which side it is: an `Acceptor` takes only [`Server`]s.
 //! 3. Compare secrets in constant time; keep keys in a form that is overwritten when dropped.
 //!
-//! This one has one message in each direction: a byte, and the same byte plus a secret number.
+//! 4. Where the peer names its key, ask a source of [`Keys`](crate::key::Keys) with [`Step::LookUp`]: keys can then be in
+//!    memory, derived, or anywhere. Say what you make of a key with [`PrepareKey`](crate::key::PrepareKey).
+//! 5. Test it over [`tokio::io::duplex`]`(1)`, where every message arrives byte by byte.
+//!
+//! `examples/bore.rs` is a real one, for both sides, in about 100 lines: the handshake of the `bore-cli` crate, tested
+//! against that crate itself. The one here has one message in each direction: a byte, and the same byte plus a secret number.
 //!
 //! ```
 //! use std::convert::Infallible;
@@ -137,11 +142,15 @@ pub mod mutual;
 pub mod one_way;
 
 mod context;
+mod eof;
+mod first_match;
 mod step;
 
 use tokio_util::codec::{Decoder, Encoder};
 
 pub use self::context::Context;
+pub use self::eof::whole_or_truncated;
+use self::first_match::first_match;
 pub use self::step::{Input, NoLookup, Reject, Start, Step};
 use crate::error::HandshakeError;
 

@@ -4,6 +4,7 @@ use bytes::{Buf as _, BufMut as _, BytesMut};
 use tokio_util::codec::{Decoder, Encoder};
 
 use crate::error::HandshakeError;
+use crate::mechanism::whole_or_truncated;
 
 const PREFIX_LEN: usize = 4;
 /// What CPython receives at most while it authenticates.
@@ -80,10 +81,7 @@ impl Decoder for Codec {
     }
 
     fn decode_eof(&mut self, buf: &mut BytesMut) -> Result<Option<Received>, HandshakeError> {
-        match self.decode(buf)? {
-            None if !buf.is_empty() => Err(HandshakeError::truncated()),
-            frame => Ok(frame),
-        }
+        whole_or_truncated(self.decode(buf)?, buf)
     }
 }
 

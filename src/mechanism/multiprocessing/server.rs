@@ -6,7 +6,9 @@ use super::digest::{Digest, Digests};
 use super::key::{PreparedKey, Tag};
 use crate::error::HandshakeError;
 use crate::key::{FoundKeys, Identity, KeyRing};
-use crate::mechanism::{self, Context, Handshake, Input, Mechanism, NoLookup, Reject, Start, Step};
+use crate::mechanism::{
+    self, Context, Handshake, Input, Mechanism, NoLookup, Reject, Start, Step, first_match,
+};
 
 /// The server's side, a `multiprocessing.connection.Listener`: challenges, then answers.
 pub struct Server<A = ()> {
@@ -120,14 +122,9 @@ impl<A> Challenging<A> {
         let refused = || Reject::telling(HandshakeError::refused(), Sent::of(&[FAILURE]));
         let tag = parse_answer(frame, self.server.legacy_md5).ok_or_else(refused)?;
         let keys = self.server.keys.snapshot();
-        // Every key is tried, also after one has matched.
-        let mut place = None;
-        for (at, key) in keys.iter().enumerate() {
-            if challenge.verify(key.key(), &tag) {
-                place = place.or(Some(at));
-            }
-        }
-        let holder = Holder { place: place.ok_or_else(refused)?, keys };
+        let matches = keys.iter().map(|key| challenge.verify(key.key(), &tag));
+        let place = first_match(matches).ok_or_else(refused)?;
+        let holder = Holder { keys, place };
         self.state = State::Welcomed { holder, legacy: matches!(tag, Tag::LegacyMd5(_)) };
         Ok(Step::Continue { send: Some(Sent::of(&[WELCOME])) })
     }

@@ -1,10 +1,12 @@
 use std::fmt;
 use std::sync::Arc;
 
-use super::codec::{Codec, Frame, LONGEST_OF_SERVER, LONGEST_PROOF};
+use super::codec::{Codec, LONGEST_OF_SERVER, LONGEST_PROOF};
+use super::encode::{NONCE_LEN, Nonce, Tag};
 use super::exporter::Exporter;
+use super::frame::Frame;
 use super::message::{Message, Verdict, parse_challenge};
-use super::schedule::{NONCE_LEN, Nonce, Tag, Transcript};
+use super::schedule::Transcript;
 use super::{Audience, Binding, ExportError, PreparedKey};
 use crate::error::{HandshakeError, HandshakeErrorKind};
 use crate::key::{Key, KeyError, KeyId, PrepareKey as _};

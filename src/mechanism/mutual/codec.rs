@@ -1,20 +1,15 @@
-use std::fmt;
-
 use bytes::{Buf as _, BufMut as _, BytesMut};
 use tokio_util::codec::{Decoder, Encoder};
 
+use super::frame::{Frame, MAX_MESSAGE_LEN};
 use super::message::{ACCEPTED, Message, REFUSED, VERSION};
-use super::schedule::{NONCE_LEN, TAG_LEN};
 use crate::error::HandshakeError;
-use crate::key::KeyId;
+use crate::mechanism::whole_or_truncated;
 
 /// The length in front of each frame.
 const PREFIX_LEN: usize = 2;
 /// The longest frame that is read, longer than any message.
 const MAX_FRAME_LEN: usize = 1024;
-/// The longest message: a proof with the longest id.
-const MAX_MESSAGE_LEN: usize = NONCE_LEN + 1 + KeyId::MAX_LEN + TAG_LEN;
-
 /// The longest proof, framing included.
 pub(super) const LONGEST_PROOF: usize = PREFIX_LEN + MAX_MESSAGE_LEN;
 /// A challenge or an accepting verdict, framing included.
@@ -30,25 +25,6 @@ impl Codec {
     }
 }
 
-/// A frame as it came: no message of this wire is longer than 320 bytes, so of a longer frame only the length is kept.
-pub struct Frame {
-    bytes: [u8; MAX_MESSAGE_LEN],
-    len: usize,
-}
-
-impl Frame {
-    /// The frame's bytes, unless it is longer than any message.
-    pub(super) fn whole(&self) -> Option<&[u8]> {
-        self.bytes.get(..self.len)
-    }
-}
-
-impl fmt::Debug for Frame {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Frame").field("len", &self.len).finish_non_exhaustive()
-    }
-}
-
 impl Decoder for Codec {
     type Item = Frame;
     type Error = HandshakeError;
@@ -60,18 +36,13 @@ impl Decoder for Codec {
             return Err(HandshakeError::malformed("a frame of more than 1024 bytes"));
         }
         let Some(content) = buf.get(PREFIX_LEN..PREFIX_LEN + len) else { return Ok(None) };
-        let mut frame = Frame { bytes: [0; MAX_MESSAGE_LEN], len };
-        let kept = len.min(MAX_MESSAGE_LEN);
-        frame.bytes[..kept].copy_from_slice(&content[..kept]);
+        let frame = Frame::new(content);
         buf.advance(PREFIX_LEN + len);
         Ok(Some(frame))
     }
 
     fn decode_eof(&mut self, buf: &mut BytesMut) -> Result<Option<Frame>, HandshakeError> {
-        match self.decode(buf)? {
-            None if !buf.is_empty() => Err(HandshakeError::truncated()),
-            frame => Ok(frame),
-        }
+        whole_or_truncated(self.decode(buf)?, buf)
     }
 }
 

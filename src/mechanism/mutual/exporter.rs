@@ -5,7 +5,7 @@ use hkdf::Hkdf;
 use sha2::Sha256;
 use zeroize::Zeroizing;
 
-use super::schedule::len_prefix;
+use super::encode::len_prefix;
 
 /// What keying material is exported from. Overwritten when dropped.
 #[derive(Clone)]

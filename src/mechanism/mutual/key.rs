@@ -5,7 +5,7 @@ use hmac::{Hmac, KeyInit as _};
 use sha2::Sha256;
 use zeroize::Zeroizing;
 
-use super::schedule::PROTOCOL;
+use super::encode::PROTOCOL;
 use crate::key::{Key, KeyError, PrepareKey};
 
 /// A key of this wire: what is derived from it for each role. Overwritten when dropped.

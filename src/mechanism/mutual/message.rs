@@ -1,7 +1,7 @@
 use std::fmt;
 
-use super::codec::Frame;
-use super::schedule::{NONCE_LEN, Nonce, Tag};
+use super::encode::{NONCE_LEN, Nonce, Tag};
+use super::frame::Frame;
 use crate::key::KeyId;
 
 /// The first byte of a challenge.

@@ -77,7 +77,9 @@
 mod audience;
 mod client;
 mod codec;
+mod encode;
 mod exporter;
+mod frame;
 mod key;
 mod message;
 mod schedule;
@@ -85,8 +87,9 @@ mod server;
 
 pub use self::audience::{Audience, AudienceError};
 pub use self::client::{Client, ProvenServer, Proving};
-pub use self::codec::{Codec, Frame};
+pub use self::codec::Codec;
 pub use self::exporter::ExportError;
+pub use self::frame::Frame;
 pub use self::key::PreparedKey;
 pub use self::message::Message;
 pub use self::server::{Challenging, Peer, Server};

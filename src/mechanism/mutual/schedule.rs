@@ -3,17 +3,10 @@
 use hmac::{Hmac, Mac as _};
 use sha2::{Digest as _, Sha256};
 
+use super::encode::{Nonce, PROTOCOL, Tag, len_prefix};
 use super::exporter::Exporter;
 use super::key::PreparedKey;
 use crate::transport::ChannelBinding;
-
-pub(super) const PROTOCOL: &[u8] = b"tower-challenge mutual v1";
-
-pub(super) const NONCE_LEN: usize = 32;
-pub(super) const TAG_LEN: usize = 32;
-
-pub(super) type Nonce = [u8; NONCE_LEN];
-pub(super) type Tag = [u8; TAG_LEN];
 
 /// What was said, hashed.
 pub(super) struct Transcript([u8; 32]);
@@ -64,9 +57,4 @@ impl Transcript {
     fn server_mac(&self, key: &PreparedKey, client_tag: &Tag) -> Hmac<Sha256> {
         key.server.clone().chain_update(self.0).chain_update(client_tag)
     }
-}
-
-/// The length of a field in two bytes, which are enough: each is bounded where it comes in.
-pub(super) fn len_prefix(field: &[u8]) -> [u8; 2] {
-    u16::try_from(field.len()).expect("a field of at most 65,535 bytes").to_be_bytes()
 }

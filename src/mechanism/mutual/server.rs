@@ -1,14 +1,16 @@
 use std::fmt;
 use std::sync::Arc;
 
-use super::codec::{Codec, Frame, LONGEST_OF_SERVER, LONGEST_PROOF};
+use super::codec::{Codec, LONGEST_OF_SERVER, LONGEST_PROOF};
+use super::encode::{NONCE_LEN, Nonce, Tag};
 use super::exporter::Exporter;
+use super::frame::Frame;
 use super::message::{Message, Proof};
-use super::schedule::{NONCE_LEN, Nonce, Tag, Transcript};
+use super::schedule::Transcript;
 use super::{Audience, Binding, ExportError, PreparedKey};
 use crate::error::{HandshakeError, HandshakeErrorKind};
 use crate::key::{FoundKeys, Identity, Keys, LookupError, PrepareKey as _};
-use crate::mechanism::{self, Context, Handshake, Input, Mechanism, Reject, Start, Step};
+use crate::mechanism::{self, Context, Handshake, Input, Mechanism, Reject, Start, Step, first_match};
 use crate::transport::ChannelBinding;
 
 /// The server's side: challenges, accepts who holds a key of `S`, and proves that it holds it too.
@@ -141,16 +143,15 @@ impl<S: Keys<PreparedKey>> Challenging<S> {
     ) -> Result<Step<Self>, Reject<Self>> {
         let found =
             found.map_err(|error| HandshakeError::with_source(HandshakeErrorKind::KeySource, error))?;
-        // As many MACs for an id with one key, with several, and with none; and none is left out once one has matched.
-        let mut holder = None;
-        for place in 0..PreparedKey::MAX_KEYS_PER_ID {
-            let real = found.as_slice().get(place);
-            let key = real.map_or(&self.shared.decoy, |real| real.key());
-            if transcript.verify_client_tag(key, tag) {
-                holder = holder.or(real);
-            }
-        }
-        let holder = holder.ok_or_else(refused)?;
+        // As many MACs for an id with one key, with several, and with none. Of an id that is not known, those to try are
+        // another's, if the source has any, so that not even what is read of the memory tells: they do not count.
+        let to_try = found.to_try();
+        let matches = (0..PreparedKey::MAX_KEYS_PER_ID).map(|place| {
+            let key = to_try.get(place).map_or(&self.shared.decoy, |key| key.key());
+            transcript.verify_client_tag(key, tag)
+        });
+        let place = first_match(matches);
+        let holder = place.and_then(|place| found.as_slice().get(place)).ok_or_else(refused)?;
         let peer = Peer { identity: holder.identity().clone(), exporter: transcript.exporter(holder.key()) };
         let tag = transcript.server_tag(holder.key(), tag);
         Ok(Step::Complete { send: Some(Message::Accepted { tag }), peer })

@@ -9,6 +9,7 @@ use tokio_util::codec::{Decoder, Encoder};
 use super::message::{Answer, ServerMessage};
 use super::{Digest, Wire};
 use crate::error::HandshakeError;
+use crate::mechanism::whole_or_truncated;
 
 /// The server's codec: sends the challenge and a verdict, receives one answer.
 ///
@@ -119,9 +120,4 @@ impl<D: Digest> Decoder for ClientCodec<D> {
     fn decode_eof(&mut self, buf: &mut BytesMut) -> Result<Option<ServerMessage>, HandshakeError> {
         whole_or_truncated(self.decode(buf)?, buf)
     }
-}
-
-/// At the end of the stream a message is whole, or it is cut short unless nothing of it has come.
-fn whole_or_truncated<T>(message: Option<T>, rest: &BytesMut) -> Result<Option<T>, HandshakeError> {
-    if message.is_none() && !rest.is_empty() { Err(HandshakeError::truncated()) } else { Ok(message) }
 }

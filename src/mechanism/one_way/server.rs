@@ -7,7 +7,9 @@ use super::message::{Nonce, ServerMessage};
 use super::{Digest, PreparedKey, Wire};
 use crate::error::HandshakeError;
 use crate::key::{Identity, KeyRing};
-use crate::mechanism::{self, Context, Handshake, Input, Mechanism, NoLookup, Reject, Start, Step};
+use crate::mechanism::{
+    self, Context, Handshake, Input, Mechanism, NoLookup, Reject, Start, Step, first_match,
+};
 
 /// The server's side: challenges, and accepts whoever holds a key of its ring.
 pub struct Server<D: Digest = Md5, A = ()> {
@@ -84,13 +86,9 @@ impl<D: Digest, A> Handshake for Challenging<D, A> {
 
     fn step(&mut self, input: Input<Self>) -> Result<Step<Self>, Reject<Self>> {
         let Input::Frame(answer) = input;
-        // Every key is tried, also after one has matched: how long it takes does not say which one it was.
-        let mut holder = None;
-        for key in &self.keys.snapshot() {
-            if key.key().verify(&self.nonce, &answer) {
-                holder = holder.or(Some(key.identity().clone()));
-            }
-        }
+        let keys = self.keys.snapshot();
+        let matches = keys.iter().map(|key| key.key().verify(&self.nonce, &answer));
+        let holder = first_match(matches).map(|place| keys.as_slice()[place].identity().clone());
         match holder {
             // answer received -> accepted
             Some(peer) => Ok(Step::Complete { send: Some(ServerMessage::Accepted), peer }),
