@@ -151,3 +151,75 @@ impl<L: Transport, R: Transport> Transport for Either<L, R> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Knows;
+
+    impl Transport for Knows {
+        fn transport_info(&self) -> TransportInfo {
+            let binding = ChannelBinding::new("kind", "data").expect("a binding");
+            TransportInfo::new().channel_binding(binding).shutdown(CancellationToken::new())
+        }
+
+        fn set_nodelay(&self) -> io::Result<()> {
+            Err(io::ErrorKind::Unsupported.into())
+        }
+    }
+
+    impl AsyncRead for Knows {
+        fn poll_read(
+            self: std::pin::Pin<&mut Self>,
+            _: &mut std::task::Context<'_>,
+            _: &mut tokio::io::ReadBuf<'_>,
+        ) -> std::task::Poll<io::Result<()>> {
+            unreachable!("nobody reads")
+        }
+    }
+
+    impl AsyncWrite for Knows {
+        fn poll_write(
+            self: std::pin::Pin<&mut Self>,
+            _: &mut std::task::Context<'_>,
+            _: &[u8],
+        ) -> std::task::Poll<io::Result<usize>> {
+            unreachable!("nobody writes")
+        }
+
+        fn poll_flush(
+            self: std::pin::Pin<&mut Self>,
+            _: &mut std::task::Context<'_>,
+        ) -> std::task::Poll<io::Result<()>> {
+            unreachable!("nobody writes")
+        }
+
+        fn poll_shutdown(
+            self: std::pin::Pin<&mut Self>,
+            _: &mut std::task::Context<'_>,
+        ) -> std::task::Poll<io::Result<()>> {
+            unreachable!("nobody writes")
+        }
+    }
+
+    /// A wrapper that forgot would have a handshake bound to nothing.
+    #[test]
+    fn wrappers_pass_it_on() {
+        fn passes(stream: impl Transport) {
+            let info = stream.transport_info();
+            assert_eq!(info.channel_binding.expect("passed on").data(), b"data");
+            assert!(info.shutdown.is_some());
+            assert!(stream.set_nodelay().is_err());
+        }
+        passes(&mut Knows);
+        passes(Box::new(Knows));
+        passes(Box::new(Knows) as Box<dyn Transport>);
+        passes(BufStream::new(Knows));
+        passes(Either::<Knows, DuplexStream>::Left(Knows));
+        passes(Either::<DuplexStream, Knows>::Right(Knows));
+        passes(crate::Authenticated::without_handshake(Knows, ()));
+        #[cfg(feature = "net")]
+        passes(crate::Connection::new(Knows, (), CancellationToken::new()));
+    }
+}
