@@ -24,8 +24,12 @@ use tokio::runtime::Builder;
 use tokio::task::{LocalSet, spawn_local};
 use tokio::time::timeout;
 use tower::{Service as _, ServiceBuilder, service_fn};
-use tower_challenge::mechanism::{Context, Handshake as _, Input, Mechanism as _, Step};
-use tower_challenge::{AnswerLayer, ChallengeLayer, Key, KeyEntry, KeyRing, one_way};
+use tower_challenge::mechanism::{self, Context, Handshake as _, Input, Mechanism, Step};
+#[cfg(feature = "multiprocessing")]
+use tower_challenge::multiprocessing;
+#[cfg(feature = "mutual")]
+use tower_challenge::mutual::{self, Audience};
+use tower_challenge::{AnswerLayer, ChallengeLayer, Connector, Key, KeyEntry, KeyRing, one_way};
 
 const KEY: &[u8] = b"This is key!";
 const ACCEPTED: &[u8] = "验证成功".as_bytes();
@@ -125,13 +129,28 @@ impl Way for ByHandInTime {
 }
 
 /// `ChallengeLayer` on one side, `AnswerLayer` on the other, with their deadlines.
-#[derive(Clone)]
-struct Layers {
-    challenge: ChallengeLayer<one_way::Server>,
-    answer: AnswerLayer<tower_challenge::Connector<one_way::Client>>,
+struct Layers<S, C> {
+    challenge: ChallengeLayer<S>,
+    answer: AnswerLayer<Connector<C>>,
 }
 
-impl Way for Layers {
+impl<S, C> Layers<S, C> {
+    fn new(server: S, client: C) -> Self {
+        Self { challenge: ChallengeLayer::new(server), answer: AnswerLayer::new(client) }
+    }
+}
+
+impl<S, C> Clone for Layers<S, C> {
+    fn clone(&self) -> Self {
+        Self { challenge: self.challenge.clone(), answer: self.answer.clone() }
+    }
+}
+
+impl<S, C> Way for Layers<S, C>
+where
+    S: Mechanism<Role = mechanism::Server> + 'static,
+    C: Mechanism<Role = mechanism::Client> + 'static,
+{
     fn accept(&mut self, io: TcpStream) -> impl Future<Output = io::Result<()>> + 'static {
         let mut service = ServiceBuilder::new().layer(self.challenge.clone()).service(service_fn(
             async |stream| -> io::Result<()> {
@@ -179,11 +198,20 @@ fn over_tcp(c: &mut Criterion) {
     let by_hand = ByHand(Hmac::new_from_slice(KEY).unwrap());
     bench(&mut group, "by hand", &by_hand);
     bench(&mut group, "by hand, with deadlines", &ByHandInTime(by_hand.clone()));
-    let layers = Layers {
-        challenge: ChallengeLayer::new(one_way::Server::new(ring())),
-        answer: AnswerLayer::new(one_way::Client::new(&Key::new(KEY).unwrap())),
-    };
-    bench(&mut group, "layers", &layers);
+    let key = Key::new(KEY).unwrap();
+    bench(&mut group, "layers", &Layers::new(one_way::Server::new(ring()), one_way::Client::new(&key)));
+    #[cfg(feature = "mutual")]
+    bench(&mut group, "layers, mutual", &{
+        let (key, audience) = (Key::generate().unwrap(), Audience::new("orders").unwrap());
+        let ring = KeyRing::new([KeyEntry::new("k", key.clone()).unwrap()]).unwrap();
+        let client = mutual::Client::new("k", &key, audience.clone()).unwrap();
+        Layers::new(mutual::Server::new(ring, audience), client)
+    });
+    #[cfg(feature = "multiprocessing")]
+    bench(&mut group, "layers, multiprocessing", &{
+        let ring = KeyRing::new([KeyEntry::new("k", key.clone()).unwrap()]).unwrap();
+        Layers::new(multiprocessing::Server::new(ring), multiprocessing::Client::new(&key))
+    });
     group.finish();
 }
 

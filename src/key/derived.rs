@@ -74,10 +74,8 @@ impl<K: PrepareKey, A, F: Fn(&[u8]) -> Option<A>> Keys<K> for DerivedKeys<F> {
         let found = KeyId::new(id).and_then(|id| {
             let attached = (self.find)(id.as_bytes());
             let key = expand(&self.master, &id);
-            match attached {
-                Some(attached) => FoundKeys::prepare([KeyEntry::new(id, key)?.attach(attached)]),
-                None => K::prepare(&key).and_then(|_| FoundKeys::prepare([])),
-            }
+            let entry = KeyEntry::new(id, key)?;
+            FoundKeys::prepare(attached.map(|attached| entry.attach(attached)))
         });
         ready(found.map_err(Into::into))
     }

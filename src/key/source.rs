@@ -1,10 +1,11 @@
 use std::error::Error;
 use std::fmt;
+use std::hint::black_box;
 use std::ops::Range;
 use std::slice;
 use std::sync::Arc;
 
-use super::{Identity, KeyEntry, KeyError, PrepareKey};
+use super::{Identity, Key, KeyEntry, KeyError, PrepareKey};
 
 /// Why a lookup failed. Not that an id is unknown: that is a lookup that found nothing.
 pub type LookupError = Box<dyn Error + Send + Sync>;
@@ -47,13 +48,17 @@ pub struct RingKey<K, A = ()> {
 }
 
 impl<K: PrepareKey, A> FoundKeys<K, A> {
-    /// These keys, for a source of one's own. An unknown id is an empty collection.
+    /// These keys, for a source of one's own. An unknown id is an empty collection, which costs as much as one key.
     ///
     /// # Errors
     ///
     /// What the mechanism has against one of the keys, or against so many: a [`LookupError`] to be passed on.
     pub fn prepare(entries: impl IntoIterator<Item = KeyEntry<A>>) -> Result<Self, KeyError> {
         let keys = entries.into_iter().map(RingKey::prepare).collect::<Result<Arc<[_]>, KeyError>>()?;
+        if keys.is_empty() {
+            // For nobody, but no sooner than for somebody.
+            black_box(K::prepare(&Key::throwaway()).is_ok());
+        }
         if let Some(key) = keys.get(K::MAX_KEYS_PER_ID) {
             let id = key.identity.key_id().clone();
             return Err(KeyError::TooManyKeysOfId { id, max: K::MAX_KEYS_PER_ID });

@@ -206,20 +206,20 @@ mod tests {
     /// A wrapper that forgot would have a handshake bound to nothing.
     #[test]
     fn wrappers_pass_it_on() {
-        fn passes(stream: impl Transport) {
+        fn passes(stream: &impl Transport) {
             let info = stream.transport_info();
             assert_eq!(info.channel_binding.expect("passed on").data(), b"data");
             assert!(info.shutdown.is_some());
             assert!(stream.set_nodelay().is_err());
         }
-        passes(&mut Knows);
-        passes(Box::new(Knows));
-        passes(Box::new(Knows) as Box<dyn Transport>);
-        passes(BufStream::new(Knows));
-        passes(Either::<Knows, DuplexStream>::Left(Knows));
-        passes(Either::<DuplexStream, Knows>::Right(Knows));
-        passes(crate::Authenticated::without_handshake(Knows, ()));
+        passes(&&mut Knows);
+        passes(&Box::new(Knows));
+        passes(&(Box::new(Knows) as Box<dyn Transport>));
+        passes(&BufStream::new(Knows));
+        passes(&Either::<Knows, DuplexStream>::Left(Knows));
+        passes(&Either::<DuplexStream, Knows>::Right(Knows));
+        passes(&crate::Authenticated::without_handshake(Knows, ()));
         #[cfg(feature = "net")]
-        passes(crate::Connection::new(Knows, (), CancellationToken::new()));
+        passes(&crate::Connection::new(Knows, (), CancellationToken::new()));
     }
 }
