@@ -12,7 +12,7 @@ pub type LookupError = Box<dyn Error + Send + Sync>;
 
 /// Where a server finds the keys of an id, prepared as `K`, for mechanisms in which the client names its key.
 ///
-/// [`KeyRing`](super::KeyRing) has them in memory, [`DerivedKeys`](super::DerivedKeys) makes them, and
+/// [`KeyRing`](super::KeyRing) has them in memory, `DerivedKeys` makes them, and
 /// [`KeyStore`](super::KeyStore) asks anything that is asynchronous.
 ///
 /// # What a stranger can see
