@@ -12,9 +12,10 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, oneshot};
 use tower::{ServiceBuilder, ServiceExt as _};
+use tower_challenge::mutual::{self, Audience};
 use tower_challenge::{
-    AnswerLayer, Authenticated, ChallengeLayer, ConnectError, Connection, HandshakeErrorKind, Identity, Key,
-    KeyEntry, KeyRing, one_way, serve,
+    AnswerLayer, Authenticated, ChallengeLayer, ConnectError, Connection, HandshakeErrorKind, Key, KeyEntry,
+    KeyRing, serve,
 };
 
 #[tokio::main]
@@ -22,7 +23,9 @@ async fn main() -> Result<(), Box<dyn Error>> {
     // The server: a ring of keys, a handshake, and a service that hears only of peers who hold one of the keys.
     let key = Key::generate()?;
     let keys = KeyRing::new([KeyEntry::new("alice", key.clone())?.attach("Alice from accounting")])?;
-    let challenge = ChallengeLayer::new(one_way::Server::new(keys)).timeout(Duration::from_millis(500));
+    let audience = Audience::new("quickstart")?;
+    let mechanism = mutual::Server::new(keys, audience.clone());
+    let challenge = ChallengeLayer::new(mechanism).timeout(Duration::from_millis(500));
     let service = ServiceBuilder::new().layer(challenge).service_fn(answer);
 
     let listener = TcpListener::bind("127.0.0.1:0").await?;
@@ -36,7 +39,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     println!("A server listens on {addr}.");
 
     println!("\nA client with the right key:");
-    let mut stream = connect(addr, &key).await?;
+    let mut stream = connect(addr, mutual::Client::new("alice", &key, audience.clone())?).await?;
     stream.write_all(b"how are you?").await?;
     stream.shutdown().await?;
     let mut said = String::new();
@@ -44,7 +47,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     println!("  client: the server says {said:?}");
 
     println!("\nA client with a wrong key:");
-    match connect(addr, &Key::generate()?).await {
+    match connect(addr, mutual::Client::new("alice", &Key::generate()?, audience)?).await {
         Err(ConnectError::Handshake(error)) if error.kind() == HandshakeErrorKind::Refused => {
             println!("  client: {error}");
         }
@@ -67,21 +70,19 @@ async fn main() -> Result<(), Box<dyn Error>> {
 
 /// The inner service.
 async fn answer(
-    mut stream: Authenticated<Connection<TcpStream>, Identity<&'static str>>,
+    mut stream: Authenticated<Connection<TcpStream>, mutual::Peer<&'static str>>,
 ) -> std::io::Result<()> {
     let mut question = String::new();
     stream.read_to_string(&mut question).await?;
-    println!("  server: {} asks {question:?}", stream.peer().attached());
+    println!("  server: {} asks {question:?}", stream.peer().identity().attached());
     stream.write_all(b"fine, thank you").await
 }
 
 async fn connect(
     addr: SocketAddr,
-    key: &Key,
-) -> Result<Authenticated<TcpStream, one_way::UnprovenServer>, ConnectError<std::io::Error>> {
-    ServiceBuilder::new()
-        .layer(AnswerLayer::new(one_way::Client::new(key)))
-        .service_fn(TcpStream::connect::<SocketAddr>)
-        .oneshot(addr)
-        .await
+    mechanism: mutual::Client,
+) -> Result<Authenticated<TcpStream, mutual::ProvenServer>, ConnectError<std::io::Error>> {
+    let connector =
+        ServiceBuilder::new().layer(AnswerLayer::new(mechanism)).service_fn(TcpStream::connect::<SocketAddr>);
+    connector.oneshot(addr).await
 }
