@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use sha2::{Digest as _, Sha256};
 use tokio_util::codec::{Decoder, Encoder};
 use tower_challenge::mechanism::{
-    Client, Context, Handshake, Input, Mechanism, NoLookup, Reject, Server, Start, Step,
+    Client, Context, Handshake, Input, Mechanism, NoLookup, Reject, Server, Start, Step, whole_or_truncated,
 };
 use tower_challenge::{Acceptor, Connector, HandshakeError, Key};
 use uuid::Uuid;
@@ -40,12 +40,16 @@ impl<T: DeserializeOwned> Decoder for Json<T> {
     type Error = HandshakeError;
 
     fn decode(&mut self, buf: &mut BytesMut) -> Result<Option<T>, HandshakeError> {
-        let Some(end) = buf.iter().position(|&byte| byte == 0) else {
+        let Some(end) = buf.iter().take(Self::MAX_LEN + 1).position(|&byte| byte == 0) else {
             let fits = buf.len() <= Self::MAX_LEN;
             return if fits { Ok(None) } else { Err(HandshakeError::malformed("more than 256 bytes")) };
         };
         let frame = buf.split_to(end + 1);
         serde_json::from_slice(&frame[..end]).map(Some).map_err(|_| HandshakeError::malformed("not bore's"))
+    }
+
+    fn decode_eof(&mut self, buf: &mut BytesMut) -> Result<Option<T>, HandshakeError> {
+        whole_or_truncated(self.decode(buf)?, buf)
     }
 }
 

@@ -78,6 +78,41 @@ async fn replaced_broken_gone_and_mended() {
     assert!(tell.try_recv().is_err());
 }
 
+/// What could not be read is tried again although it has not changed: the fault may be this process's own.
+#[cfg(unix)]
+#[tokio::test]
+async fn what_could_not_be_read_is_tried_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("keys");
+    replace(&path, "old:01\n");
+    let (ring, mut tell) = follow(&path);
+    assert_eq!(tell.recv().await.unwrap(), Ok(1));
+    // A directory can be looked at, and not be read.
+    std::fs::remove_file(&path).unwrap();
+    std::fs::create_dir(&path).unwrap();
+    private(&path);
+    let error = loop {
+        // The moment in which there is nothing at all may be seen too.
+        let error = tell.recv().await.unwrap().unwrap_err();
+        if !error.contains("No such file") {
+            break error;
+        }
+    };
+    assert!(error.starts_with("key file"), "{error}");
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert!(tell.try_recv().is_err(), "told once");
+    assert_eq!(ids(&ring), ["old"]);
+    std::fs::remove_dir(&path).unwrap();
+    replace(&path, "new:02\n");
+    loop {
+        match tell.recv().await.unwrap() {
+            Ok(count) => break assert_eq!(count, 1),
+            Err(error) => assert!(error.contains("No such file"), "{error}"),
+        }
+    }
+    assert_eq!(ids(&ring), ["new"]);
+}
+
 /// The way of Kubernetes: the file is a link into a directory that is a link, which is swapped.
 #[cfg(unix)]
 #[tokio::test]

@@ -290,6 +290,32 @@ async fn legacy_md5_for_those_who_ask_for_it() {
     connected.await.unwrap().unwrap();
 }
 
+/// Were a challenge to come twice, an answer could be replayed; neither side's ever does.
+#[tokio::test]
+async fn challenges_are_fresh_and_an_answer_is_good_for_one() {
+    let server = server(&["key"]);
+    let (mut first, _first) = accept(&server);
+    let message = challenge(&mut first).await;
+    let answer = hmac("{sha256}", "key", &message);
+    let (mut second, accepted) = accept(&server);
+    assert_ne!(challenge(&mut second).await, message);
+    send(&mut second, &[b"{sha256}", &answer]).await;
+    assert_eq!(receive(&mut second).await.unwrap(), b"#FAILURE#");
+    drop(second);
+    assert_eq!(accepted.await.unwrap().unwrap_err(), Refused);
+
+    let client = client("key");
+    let (mut first, _first) = connect(&client);
+    let message = our_challenge(&mut first).await;
+    let answer = hmac("{sha256}", "key", &message);
+    let (mut second, connected) = connect(&client);
+    assert_ne!(our_challenge(&mut second).await, message);
+    send(&mut second, &[b"{sha256}", &answer]).await;
+    assert_eq!(receive(&mut second).await.unwrap(), b"#FAILURE#");
+    drop(second);
+    assert_eq!(connected.await.unwrap(), Err(ServerUnproven));
+}
+
 /// The opt-ins are for peers of that age: a new one does not get away with MD5.
 #[tokio::test]
 async fn legacy_md5_is_not_for_those_who_can_do_better() {

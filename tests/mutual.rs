@@ -5,7 +5,7 @@ mod support;
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -422,6 +422,31 @@ async fn a_short_key_is_a_configuration_error_wherever_it_comes_from() {
     assert_eq!(shake(&server, &client).await.unwrap_err(), KeySource, "not the peer's fault");
 }
 
+/// What a store must not answer is its failure, not a peer's: another's key, or more keys than are tried.
+#[tokio::test]
+async fn a_store_that_answers_wrongly() {
+    let client = Client::new("bob", &key("shared"), audience("a")).unwrap();
+    for (ids, found) in
+        [(&["bob"][..], Ok(())), (&["admin", "bob"], Err(KeySource)), (&["bob"; 5], Err(KeySource))]
+    {
+        let store = KeyStore::new(move |_| async move {
+            let entry = |id: &&'static str| KeyEntry::new(*id, key("shared")).unwrap();
+            Ok::<_, io::Error>(ids.iter().map(entry).collect::<Vec<_>>())
+        });
+        assert_eq!(shake(&Server::new(store, audience("a")), &client).await.map(drop), found, "{ids:?}");
+    }
+}
+
+/// Another's key is tried for an id that is not known, and does not count: not even for who holds it.
+#[tokio::test]
+async fn the_keys_that_are_tried_for_unknown_ids_do_not_count() {
+    let server = Server::new(ring(&[("alice", "a")]), audience("orders"));
+    for id in ["bob", "eve", "mallory", "Alice", "alice "] {
+        let client = Client::new(id, &key("a"), audience("orders")).unwrap();
+        assert_eq!(shake(&server, &client).await.unwrap_err(), Refused, "{id}");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_asynchronous_store() {
     let broken = Arc::new(AtomicBool::new(false));
@@ -451,13 +476,16 @@ async fn an_asynchronous_store() {
 
 #[tokio::test]
 async fn derived_keys() {
+    let short = Key::new("fifteen bytes..").unwrap();
+    assert!(matches!(DerivedKeys::derive(&short, &"d1".parse().unwrap()), Err(KeyError::Unsuitable(_))));
+    assert!(matches!(DerivedKeys::new(&short, |_: &[u8]| Some(())), Err(KeyError::Unsuitable(_))));
     let master = key("master");
-    let keys = DerivedKeys::new(&master, |id: &[u8]| (id != b"revoked").then_some("device"));
+    let keys = DerivedKeys::new(&master, |id: &[u8]| (id != b"revoked").then_some("device")).unwrap();
     let server = Server::new(keys, audience("fleet"));
     for (id, key_of, accepted) in
         [("d1", "d1", true), ("d2", "d2", true), ("d1", "d2", false), ("revoked", "revoked", false)]
     {
-        let key = DerivedKeys::derive(&master, &key_of.parse().unwrap());
+        let key = DerivedKeys::derive(&master, &key_of.parse().unwrap()).unwrap();
         let client = Client::new(id, &key, audience("fleet")).unwrap();
         assert_eq!(shake(&server, &client).await.map(drop), if accepted { Ok(()) } else { Err(Refused) });
     }
@@ -477,6 +505,7 @@ async fn a_required_binding_that_is_not_there_ends_it_before_anything_is_sent() 
     assert_eq!(error.kind(), NoChannelBinding);
     assert_eq!(peer.read_to_end(&mut Vec::new()).await.unwrap(), 0);
     assert!(ChannelBinding::new("tls-exporter", "").is_err(), "an empty one can't be made");
+    assert!(ChannelBinding::new("", "data").is_err());
 
     let (client_io, server_io) = duplex(64);
     let (acceptor, connector) = (
@@ -525,40 +554,47 @@ async fn exported_bytes_are_of_one_handshake_one_label_and_one_context() {
     assert!(!format!("{one:?}").contains("0x"));
 }
 
-/// Old and new key overlap, every 10 ms anew, while handshakes run: not one false refusal, and an old key is dead.
-#[tokio::test]
+/// Old and new key overlap, every 10 ms anew, while handshakes run beside it: not one false refusal, and an old key is dead.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn rotation_under_load() {
     let ring = ring(&[("alice", "0")]);
     let server = Server::new(ring.clone(), audience("orders"));
-    let newest = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    // The last rotation that has begun, and the last that is over.
+    let (begun, over) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
     let stop = Arc::new(AtomicBool::new(false));
     let mut load = tokio::task::JoinSet::new();
     for _ in 0..8 {
-        let (server, newest, stop) = (server.clone(), Arc::clone(&newest), Arc::clone(&stop));
+        let (server, begun, over) = (server.clone(), Arc::clone(&begun), Arc::clone(&over));
+        let stop = Arc::clone(&stop);
         load.spawn(async move {
-            let mut shakes = 0;
-            while !stop.load(Ordering::Relaxed) {
-                let client = client_of(newest.load(Ordering::SeqCst));
-                // A key is good until two rotations after it was the newest; at most one passes in a handshake.
-                shake(&server, &client).await.unwrap();
-                shakes += 1;
+            let mut accepted = 0;
+            while !stop.load(Ordering::SeqCst) {
+                let newest = over.load(Ordering::SeqCst);
+                match shake(&server, &client_of(newest)).await {
+                    Ok(_) => accepted += 1,
+                    // It was the newest when we began, and the one after it keeps it: only the second kills it.
+                    Err(_) => {
+                        assert!(begun.load(Ordering::SeqCst) >= newest + 2, "a false refusal of {newest}");
+                    }
+                }
                 tokio::task::yield_now().await;
             }
-            shakes
+            accepted
         });
     }
     for rotation in 1..=100_usize {
-        let texts = [rotation - 1, rotation].map(|text| ("alice", text.to_string()));
-        ring.replace(texts.iter().map(|(id, text)| KeyEntry::new(*id, key(text)).unwrap())).unwrap();
-        newest.store(rotation, Ordering::SeqCst);
+        let texts = [rotation - 1, rotation].map(|text| text.to_string());
+        begun.store(rotation, Ordering::SeqCst);
+        ring.replace(texts.iter().map(|text| KeyEntry::new("alice", key(text)).unwrap())).unwrap();
+        over.store(rotation, Ordering::SeqCst);
         if rotation > 1 {
             assert_eq!(shake(&server, &client_of(rotation - 2)).await.unwrap_err(), Refused);
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    stop.store(true, Ordering::Relaxed);
-    let shakes: usize = load.join_all().await.into_iter().sum();
-    assert!(shakes > 100, "{shakes} handshakes");
+    stop.store(true, Ordering::SeqCst);
+    let accepted: usize = load.join_all().await.into_iter().sum();
+    assert!(accepted > 100, "{accepted} handshakes");
 }
 
 fn client_of(text: usize) -> Client {

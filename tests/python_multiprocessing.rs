@@ -22,7 +22,7 @@ const KEY: &str = "secret password";
 
 /// Every CPython that pyenv has or the path finds, by its version. Fails without one of 3.11 or older and one of 3.12 or
 /// newer: half of the wire would go untested.
-fn pythons() -> BTreeMap<(u32, u32), PathBuf> {
+fn pythons() -> BTreeMap<(u32, u32, u32), PathBuf> {
     let mut candidates: Vec<PathBuf> = ["python3".into(), "python2".into()].into();
     candidates.extend((6..20).map(|minor| format!("python3.{minor}").into()));
     if let Ok(root) = Command::new("pyenv").arg("root").output() {
@@ -31,18 +31,20 @@ fn pythons() -> BTreeMap<(u32, u32), PathBuf> {
         candidates.extend(installed.map(|version| version.path().join("bin/python")));
     }
     let code = "import sys; print(sys.implementation.name if sys.version_info > (3,) else 'cpython'); \
-                print(sys.version_info[0]); print(sys.version_info[1])";
+                print('\\n'.join(str(part) for part in sys.version_info[:3]))";
     let mut found = BTreeMap::new();
     for python in candidates {
         let Ok(output) = Command::new(&python).args(["-c", code]).output() else { continue };
         let lines: Vec<_> = stdout(&output).lines().collect();
-        if let ["cpython", major, minor] = lines[..] {
-            found.entry((major.parse().unwrap(), minor.parse().unwrap())).or_insert(python);
+        if let ["cpython", major, minor, micro] = lines[..] {
+            let version = (major.parse().unwrap(), minor.parse().unwrap(), micro.parse().unwrap());
+            found.entry(version).or_insert(python);
         }
     }
     println!("CPython {:?}", found.keys().collect::<Vec<_>>());
-    assert!(found.keys().any(|version| *version <= (3, 11)), "no CPython up to 3.11 is installed");
-    assert!(found.keys().any(|version| *version >= (3, 12)), "no CPython from 3.12 on is installed");
+    let old = (3, 0, 0)..(3, 12, 0);
+    assert!(found.keys().any(|version| old.contains(version)), "no CPython 3 up to 3.11 is installed");
+    assert!(found.keys().any(|version| *version >= old.end), "no CPython from 3.12 on is installed");
     found
 }
 
@@ -88,7 +90,7 @@ async fn python_client(
 async fn python_clients_of_our_server() {
     let (accepted, refused) = ("accepted\ndone\n", "failed AuthenticationError\n");
     for (version, python) in &pythons() {
-        let modern = *version >= (3, 12);
+        let modern = *version >= (3, 12, 0);
         let (said, outcome) = python_client(python, server(), KEY).await;
         let expected = if modern { (accepted, Ok(())) } else { (refused, Err(Refused)) };
         assert_eq!((said.as_str(), outcome), expected, "{version:?}");
@@ -122,7 +124,7 @@ async fn python_listener(python: &PathBuf, client: Client) -> (String, Result<()
 #[ignore = "needs CPython up to 3.11 and from 3.12 on"]
 async fn our_client_of_python_listeners() {
     for (version, python) in &pythons() {
-        let modern = *version >= (3, 12);
+        let modern = *version >= (3, 12, 0);
         let (said, outcome) = python_listener(python, Client::new(&key(KEY))).await;
         if modern {
             assert_eq!((said.as_str(), outcome), ("accepted", Ok(())), "{version:?}");
@@ -186,6 +188,25 @@ async fn a_rogue_listener_does_not_fool_ours() {
         assert_eq!(rogue.line(), "not answered");
         assert_eq!(first.await.unwrap(), ClosedEarly);
     }
+}
+
+/// Unless a CPython client with the same key can be led there too, and answers for us: as the documentation says.
+#[tokio::test]
+#[ignore = "needs CPython up to 3.11 and from 3.12 on"]
+async fn a_rogue_listener_fools_ours_with_the_help_of_cpython_s() {
+    let (version, python) = pythons().pop_last().unwrap();
+    let mut rogue = Running::start(&mut peer(&python, &["rogue"]));
+    let port = rogue.line();
+    let addr = SocketAddr::from(([127, 0, 0, 1], port.parse().unwrap()));
+    let connector = Connector::new(Client::new(&key(KEY)));
+    let ours = tokio::spawn(async move { connector.connect(TcpStream::connect(addr).await.unwrap()).await });
+    let said = tokio::task::spawn_blocking(move || {
+        assert_eq!(rogue.line(), "challenged");
+        let _second = Running::start(&mut peer(&python, &["client", &port, KEY]));
+        rogue.line()
+    });
+    assert_eq!(said.await.unwrap(), "fooled", "CPython {version:?}");
+    ours.await.unwrap().unwrap();
 }
 
 /// The example programs in this mode: a Python client of the server, and the client of a Python listener.

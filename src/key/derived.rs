@@ -6,7 +6,10 @@ use hkdf::Hkdf;
 use sha2::Sha256;
 use zeroize::Zeroizing;
 
-use super::{FoundKeys, Key, KeyEntry, KeyId, Keys, LookupError, PrepareKey};
+use super::{FoundKeys, Key, KeyEntry, KeyError, KeyId, Keys, LookupError, PrepareKey};
+
+/// The shortest master key, in bytes.
+const MIN_MASTER_LEN: usize = 16;
 
 /// What the derivation is bound to. A key id follows.
 const INFO: &[u8] = b"tower-challenge derived key v1";
@@ -27,9 +30,9 @@ const INFO: &[u8] = b"tower-challenge derived key v1";
 /// use tower_challenge::{DerivedKeys, Key};
 ///
 /// let master = Key::generate()?;
-/// let for_device_7 = DerivedKeys::derive(&master, &"device-7".parse()?); // give it to the device
+/// let for_device_7 = DerivedKeys::derive(&master, &"device-7".parse()?)?; // give it to the device
 ///
-/// let keys = DerivedKeys::new(&master, |id: &[u8]| (id.starts_with(b"device-") && id != b"device-3").then_some(()));
+/// let keys = DerivedKeys::new(&master, |id: &[u8]| (id.starts_with(b"device-") && id != b"device-3").then_some(()))?;
 /// let server = mutual::Server::new(keys, Audience::new("collector")?);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
@@ -40,21 +43,34 @@ pub struct DerivedKeys<F> {
 
 impl<F> DerivedKeys<F> {
     /// Keys derived from `master`, of the ids for which `find`, a `Fn(&[u8]) -> Option<A>`, has something to attach.
-    pub fn new(master: &Key, find: F) -> Self {
-        Self { master: Arc::new(extract(master)), find }
+    ///
+    /// # Errors
+    ///
+    /// [`KeyError::Unsuitable`] for a master key of less than 16 bytes: each member of the fleet could find it out.
+    pub fn new(master: &Key, find: F) -> Result<Self, KeyError> {
+        Ok(Self { master: Arc::new(extract(master)?), find })
     }
 }
 
 impl DerivedKeys<()> {
     /// The key of an id.
-    #[must_use]
-    pub fn derive(master: &Key, id: &KeyId) -> Key {
-        expand(&extract(master), id)
+    ///
+    /// # Errors
+    ///
+    /// [`KeyError::Unsuitable`] for a master key of less than 16 bytes.
+    pub fn derive(master: &Key, id: &KeyId) -> Result<Key, KeyError> {
+        Ok(expand(&extract(master)?, id))
     }
 }
 
-fn extract(master: &Key) -> Hkdf<Sha256> {
-    Hkdf::new(None, master.expose_secret())
+fn extract(master: &Key) -> Result<Hkdf<Sha256>, KeyError> {
+    let master = master.expose_secret();
+    if master.len() < MIN_MASTER_LEN {
+        return Err(KeyError::Unsuitable(
+            "a master key has at least 16 bytes, and 32 random ones are the advice",
+        ));
+    }
+    Ok(Hkdf::new(None, master))
 }
 
 fn expand(master: &Hkdf<Sha256>, id: &KeyId) -> Key {
@@ -75,7 +91,8 @@ impl<K: PrepareKey, A, F: Fn(&[u8]) -> Option<A>> Keys<K> for DerivedKeys<F> {
             let attached = (self.find)(id.as_bytes());
             let key = expand(&self.master, &id);
             let entry = KeyEntry::new(id, key)?;
-            FoundKeys::prepare(attached.map(|attached| entry.attach(attached)))
+            let id = entry.id().clone();
+            FoundKeys::prepare(id.as_bytes(), attached.map(|attached| entry.attach(attached)))
         });
         ready(found.map_err(Into::into))
     }
@@ -101,10 +118,10 @@ mod tests {
     #[test]
     fn a_vector() {
         let master = Key::new((0..32).collect::<Vec<u8>>()).unwrap();
-        let key = DerivedKeys::derive(&master, &"device-7".parse().unwrap());
+        let key = DerivedKeys::derive(&master, &"device-7".parse().unwrap()).unwrap();
         assert_eq!(key.to_hex().as_str(), "e9cbddeb50cea23c967b42c10d9ee89dbad00ea3aa3784503401a23883e4198e");
         assert_ne!(
-            DerivedKeys::derive(&master, &"device-8".parse().unwrap()).to_hex().as_str(),
+            DerivedKeys::derive(&master, &"device-8".parse().unwrap()).unwrap().to_hex().as_str(),
             key.to_hex().as_str()
         );
     }

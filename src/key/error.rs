@@ -36,6 +36,8 @@ pub enum KeyError {
         /// How many keys an id may have.
         max: usize,
     },
+    /// A source was asked for the keys of one id, and gave one of this other.
+    AnotherId(KeyId),
     /// The mechanism can't use this key, for the reason given.
     Unsuitable(&'static str),
 }
@@ -51,6 +53,7 @@ impl fmt::Display for KeyError {
             Self::NoKeys => f.write_str("no keys at all"),
             Self::TooManyKeys { count, max } => write!(f, "{count} keys where at most {max} are tried"),
             Self::TooManyKeysOfId { id, max } => write!(f, "more than {max} keys with the id {id}"),
+            Self::AnotherId(id) => write!(f, "a key of another id than was asked for: {id}"),
             Self::Unsuitable(why) => write!(f, "unsuitable key: {why}"),
         }
     }

@@ -6,15 +6,18 @@ use std::time::Duration;
 
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::file::{KeyFile, KeyFileError};
+use super::file::{KeyFile, KeyFileError, KeyFileErrorKind};
 use super::{KeyEntry, KeyError};
 
 impl KeyFile {
     /// Looks at the file at once and every `period` from then on, and whenever it is not as it was, reads it and hands its
     /// keys to `replace`. Never ends: spawn it, or `select!` it.
     ///
-    /// `report` is told how each reading went: how many keys there are now, or why they are still the old ones. A file
-    /// that is broken or gone is reported once, and looked at again when it changes once more.
+    /// `report` is told how each reading went: how many keys there are now, or why they are still the old ones. A file that is
+    /// broken is reported once, and read again when it changes once more. One that can't be opened or read is reported once,
+    /// and tried again each time: it may be this process that had no file descriptor left.
+    ///
+    /// Reading and `replace` run on tokio's threads for blocking work.
     ///
     /// Whether the file has changed is seen by its inode, its length and its times, at the end of all symbolic links: so
     /// it is seen too when a container runtime swaps the link to a mounted secret. Replace the file by renaming a new one
@@ -42,37 +45,73 @@ impl KeyFile {
     ///
     /// # Panics
     ///
-    /// If `period` is zero, and outside a tokio runtime that has its timer enabled.
+    /// If `period` is zero, outside a tokio runtime that has its timer enabled, and with what `replace` panics with.
     pub async fn follow(
         self,
         period: Duration,
-        mut replace: impl FnMut(Vec<KeyEntry>) -> Result<(), KeyError> + Send,
+        replace: impl FnMut(Vec<KeyEntry>) -> Result<(), KeyError> + Send + 'static,
         mut report: impl FnMut(Result<usize, ReloadError>) + Send,
     ) {
         let mut ticks = interval(period);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut seen = None;
+        let mut follower = Follower { file: self, replace, seen: None, failed: None };
         loop {
             ticks.tick().await;
-            let (file, last) = (self.clone(), seen.clone());
-            let looked = tokio::task::spawn_blocking(move || file.look(last.as_ref())).await;
-            // A reading that panicked is one that failed; there is none that could.
-            let Ok((now, read)) = looked else { continue };
-            seen = Some(now);
-            let Some(read) = read else { continue };
-            report(read.map_err(ReloadError::File).and_then(|entries| {
-                let count = entries.len();
-                replace(entries).map(|()| count).map_err(ReloadError::Keys)
-            }));
+            // Reading blocks, and preparing a million keys takes seconds of a processor.
+            let looked = tokio::task::spawn_blocking(move || {
+                let news = follower.look();
+                (follower, news)
+            });
+            match looked.await {
+                Ok((back, news)) => {
+                    follower = back;
+                    news.into_iter().for_each(&mut report);
+                }
+                Err(error) => match error.try_into_panic() {
+                    // What `replace` panics with is its owner's to see.
+                    Ok(panic) => std::panic::resume_unwind(panic),
+                    // The runtime is shutting down.
+                    Err(_) => return,
+                },
+            }
         }
     }
+}
 
-    /// What the file looks like, and its keys if that is not what it looked like before.
-    fn look(&self, last: Option<&Look>) -> (Look, Option<Result<Vec<KeyEntry>, KeyFileError>>) {
+struct Follower<R> {
+    file: KeyFile,
+    replace: R,
+    /// What the file looked like when it was read last.
+    seen: Option<Look>,
+    /// What it looked like when it could not be read, and why: told once, tried again all the same.
+    failed: Option<(Look, io::ErrorKind)>,
+}
+
+impl<R: FnMut(Vec<KeyEntry>) -> Result<(), KeyError>> Follower<R> {
+    /// Reads the file if it is not as it was, and says how that went unless it has been said.
+    fn look(&mut self) -> Option<Result<usize, ReloadError>> {
         // Looked at before it is read: what changes in between is seen the next time.
-        let now = Look::at(std::fs::metadata(self.path()));
-        let read = (last != Some(&now)).then(|| self.read());
-        (now, read)
+        let now = Look::at(std::fs::metadata(self.file.path()));
+        if self.seen.as_ref() == Some(&now) {
+            return None;
+        }
+        let entries = match self.file.read() {
+            Ok(entries) => entries,
+            Err(error) => {
+                if let KeyFileErrorKind::Io(io) = error.kind() {
+                    // It may be this process that is short of something: the file may never change again.
+                    let failed = Some((now, io.kind()));
+                    let told = self.failed == failed;
+                    self.failed = failed;
+                    return (!told).then_some(Err(ReloadError::File(error)));
+                }
+                self.seen = Some(now);
+                return Some(Err(ReloadError::File(error)));
+            }
+        };
+        (self.seen, self.failed) = (Some(now), None);
+        let count = entries.len();
+        Some((self.replace)(entries).map(|()| count).map_err(ReloadError::Keys))
     }
 }
 

@@ -18,7 +18,8 @@ pub type LookupError = Box<dyn Error + Send + Sync>;
 /// # What a stranger can see
 ///
 /// An unknown id is refused like a wrong proof: the same bytes, after the same work, for as long as the lookup itself
-/// takes the same time. In memory it does. A remote store that answers faster for ids that it does not have, or has not
+/// takes the same time. In a ring it does, and with derived keys. A [store](super::KeyStore) prepares what it finds: an id with
+/// several keys, as while one is rotated, takes some microseconds more than one with none or one. And a remote store that answers faster for ids that it does not have, or has not
 /// cached, tells them apart to whoever has a clock; have it take its time in both cases where ids must not be found out.
 pub trait Keys<K> {
     /// What is attached to each key.
@@ -48,13 +49,21 @@ pub struct RingKey<K, A = ()> {
 }
 
 impl<K: PrepareKey, A> FoundKeys<K, A> {
-    /// These keys, for a source of one's own. An unknown id is an empty collection, which costs as much as one key.
+    /// The keys of `id`, for a source of one's own. Of an unknown id there are none, which costs as much as one.
     ///
     /// # Errors
     ///
-    /// What the mechanism has against one of the keys, or against so many: a [`LookupError`] to be passed on.
-    pub fn prepare(entries: impl IntoIterator<Item = KeyEntry<A>>) -> Result<Self, KeyError> {
-        let keys = entries.into_iter().map(RingKey::prepare).collect::<Result<Arc<[_]>, KeyError>>()?;
+    /// [`KeyError::AnotherId`] for a key of another id, and what the mechanism has against one of the keys or against so many:
+    /// a [`LookupError`] to be passed on.
+    pub fn prepare(id: &[u8], entries: impl IntoIterator<Item = KeyEntry<A>>) -> Result<Self, KeyError> {
+        let prepare = |entry: KeyEntry<A>| {
+            if entry.id().as_bytes() == id {
+                RingKey::prepare(entry)
+            } else {
+                Err(KeyError::AnotherId(entry.id))
+            }
+        };
+        let keys = entries.into_iter().map(prepare).collect::<Result<Arc<[_]>, KeyError>>()?;
         if keys.is_empty() {
             // For nobody, but no sooner than for somebody.
             black_box(K::prepare(&Key::throwaway()).is_ok());
@@ -76,14 +85,17 @@ impl<K, A> FoundKeys<K, A> {
     /// All of them.
     #[must_use]
     pub fn as_slice(&self) -> &[Box<RingKey<K, A>>] {
-        if self.known { self.to_try() } else { &[] }
+        if self.known { self.stretch() } else { &[] }
     }
 
-    /// Keys to do the work with, whether any were found or not: for a mechanism that is to take the same time for an id
-    /// that is not known. Where [`as_slice`](Self::as_slice) is empty, these are another's, or none: **what verifies
-    /// against them counts for nothing.**
-    #[must_use]
-    pub fn to_try(&self) -> &[Box<RingKey<K, A>>] {
+    /// Keys to do the work with, whether any were found or not: for a mechanism that is to take the same time for an id that
+    /// is not known. In the order of [`as_slice`](Self::as_slice); where that is empty they are another's, or none, and **what
+    /// verifies against them counts for nothing.** So they do not say whose they are.
+    pub fn keys_to_try(&self) -> impl Iterator<Item = &K> {
+        self.stretch().iter().map(|key| &key.key)
+    }
+
+    fn stretch(&self) -> &[Box<RingKey<K, A>>] {
         &self.keys[self.stretch.clone()]
     }
 }

@@ -53,7 +53,8 @@ where
     type Lookup = StoreLookup<Fut, K>;
 
     fn look_up(&self, id: &[u8]) -> Self::Lookup {
-        StoreLookup { find: KeyId::new(id).ok().map(&self.find), prepared: PhantomData }
+        let id = KeyId::new(id).ok();
+        StoreLookup { find: id.clone().map(&self.find), id, prepared: PhantomData }
     }
 }
 
@@ -64,6 +65,7 @@ pin_project! {
         // None for what can't be an id: nobody has to be asked.
         #[pin]
         find: Option<Fut>,
+        id: Option<KeyId>,
         prepared: PhantomData<fn() -> K>,
     }
 }
@@ -78,11 +80,12 @@ where
     type Output = Result<FoundKeys<K, A>, LookupError>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let Some(find) = self.project().find.as_pin_mut() else {
-            return Poll::Ready(FoundKeys::prepare([]).map_err(Into::into));
+        let this = self.project();
+        let (Some(find), Some(id)) = (this.find.as_pin_mut(), this.id) else {
+            return Poll::Ready(FoundKeys::prepare(&[], []).map_err(Into::into));
         };
         let entries = ready!(find.poll(cx)).map_err(Into::into)?;
-        Poll::Ready(FoundKeys::prepare(entries).map_err(Into::into))
+        Poll::Ready(FoundKeys::prepare(id.as_bytes(), entries).map_err(Into::into))
     }
 }
 

@@ -9,14 +9,15 @@ pin_project! {
     /// Resolves to the panic of the future within, if it has one. A task would catch it too, but then nobody knows whose
     /// connection it was.
     pub(super) struct CatchPanic<F> {
+        // None once it is over: dropped here, since that may panic too.
         #[pin]
-        future: F,
+        future: Option<F>,
     }
 }
 
 impl<F> CatchPanic<F> {
     pub(super) fn new(future: F) -> Self {
-        Self { future }
+        Self { future: Some(future) }
     }
 }
 
@@ -25,7 +26,15 @@ impl<F: Future> Future for CatchPanic<F> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         // Nothing of the future is looked at again after a panic.
-        match catch_unwind(AssertUnwindSafe(|| self.project().future.poll(cx))) {
+        let polled = catch_unwind(AssertUnwindSafe(|| {
+            let mut future = self.project().future;
+            let poll = future.as_mut().as_pin_mut().expect("not polled after it was ready").poll(cx);
+            if poll.is_ready() {
+                future.set(None);
+            }
+            poll
+        }));
+        match polled {
             Ok(poll) => poll.map(Ok),
             Err(payload) => Poll::Ready(Err(payload)),
         }

@@ -11,14 +11,18 @@ use super::{ChannelBinding, Transport, TransportInfo};
 const LABEL: &[u8] = b"EXPORTER-Channel-Binding";
 const LEN: usize = 32;
 
-/// None under TLS 1.2, where the exporter is unique only with the extended master secret (RFC 9266, section 3), and
-/// none before the TLS handshake is over.
-fn tls_exporter<D: SideData>(connection: &ConnectionCommon<D>) -> Option<ChannelBinding> {
-    if connection.protocol_version()? != ProtocolVersion::TLSv1_3 {
-        return None;
+impl ChannelBinding {
+    /// The `tls-exporter` of a rustls connection, for streams that are no [`Transport`] of themselves.
+    ///
+    /// None under TLS 1.2, where the exporter is unique only with the extended master secret (RFC 9266, section 3), and none
+    /// before the TLS handshake is over.
+    pub fn tls_exporter<D: SideData>(connection: &ConnectionCommon<D>) -> Option<Self> {
+        if connection.protocol_version()? != ProtocolVersion::TLSv1_3 {
+            return None;
+        }
+        let data = connection.export_keying_material([0; LEN], LABEL, Some(b"")).ok()?;
+        Self::new(Self::TLS_EXPORTER, data).ok()
     }
-    let data = connection.export_keying_material([0; LEN], LABEL, Some(b"")).ok()?;
-    ChannelBinding::new(ChannelBinding::TLS_EXPORTER, data).ok()
 }
 
 macro_rules! transport {
@@ -27,7 +31,7 @@ macro_rules! transport {
         impl<IO: Transport> Transport for $stream {
             fn transport_info(&self) -> TransportInfo {
                 let (io, connection) = self.get_ref();
-                TransportInfo { channel_binding: tls_exporter(connection), ..io.transport_info() }
+                TransportInfo { channel_binding: ChannelBinding::tls_exporter(connection), ..io.transport_info() }
             }
 
             fn set_nodelay(&self) -> io::Result<()> {

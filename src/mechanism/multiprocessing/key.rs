@@ -113,3 +113,20 @@ impl fmt::Debug for PreparedKey {
         f.write_str("PreparedKey(..)")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Computed with Python's `hmac`. Hosts of another version must know the mark too, or do not refuse it.
+    #[test]
+    fn a_vector_of_the_mark() {
+        let key = PreparedKey::new(&Key::new("key").unwrap());
+        let random: Vec<u8> = (0..20).collect();
+        let mark = key.mark(&random);
+        assert_eq!(base16ct::lower::encode_string(&mark), "5468df806d38ff040353bcbe825f6e5be3b19fe7");
+        let marked = [&b"{sha256}"[..], &random, &mark].concat();
+        assert!(key.bears_mark(&marked));
+        assert!(!key.bears_mark(&marked[..47]) && !key.bears_mark(&mark) && !key.bears_mark(b""));
+    }
+}

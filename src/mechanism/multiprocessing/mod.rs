@@ -35,10 +35,12 @@
 //! server tries them all, as in [`one_way`](super::one_way#several-keys). Nothing protects the stream afterwards, and what
 //! Python sends over it is mostly pickled: **whoever is accepted can run code on the other side.**
 //!
-//! CPython's MAC carries no role: a rogue server without the key can hand a client's challenge to that client on another
-//! connection, and hand the answer back. **CPython's own clients are open to this.** Ours is not, on one host or on many:
-//! half of what it sends as 40 random bytes is a mark, HMAC of the other half under a key derived for this alone, and it
-//! does not answer a challenge that bears the mark.
+//! CPython's MAC carries no role: a rogue server without the key can hand a client's challenge to a client on another
+//! connection, and hand the answer back. **CPython's own clients are open to this.** Ours do not answer each other, on one
+//! host or on many: half of what a client of ours sends as 40 random bytes is a mark, HMAC of the other half under a key
+//! derived for this alone, and it does not answer a challenge that bears the mark. **But CPython's clients answer anything**:
+//! where one of them has the same key and can be led to the rogue server too, it answers for us, and ours is fooled as well.
+//! Give Rust clients a key that no Python client has, or keep rogue servers off the channel.
 //!
 //! **A key of this wire must never serve anything else**: a rogue server chooses what the client's key signs.
 //!

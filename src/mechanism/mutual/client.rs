@@ -5,7 +5,7 @@ use super::codec::{Codec, LONGEST_OF_SERVER, LONGEST_PROOF};
 use super::encode::{NONCE_LEN, Nonce, Tag};
 use super::exporter::Exporter;
 use super::frame::Frame;
-use super::message::{Message, Verdict, parse_challenge};
+use super::message::{Content, Message, Verdict, parse_challenge};
 use super::schedule::Transcript;
 use super::{Audience, Binding, ExportError, PreparedKey};
 use crate::error::{HandshakeError, HandshakeErrorKind};
@@ -127,7 +127,7 @@ impl Proving {
             Transcript::new(&server_nonce, &nonce, key_id.as_bytes(), audience.as_bytes(), binding);
         let tag = transcript.client_tag(key);
         self.state = State::Proven { transcript, tag };
-        Ok(Step::Continue { send: Some(Message::Proof { nonce, key_id: key_id.clone(), tag }) })
+        Ok(Step::Continue { send: Some(Message(Content::Proof { nonce, key_id: key_id.clone(), tag })) })
     }
 
     // verdict received -> accepted, refused, or not convinced

@@ -2,7 +2,7 @@ use bytes::{Buf as _, BufMut as _, BytesMut};
 use tokio_util::codec::{Decoder, Encoder};
 
 use super::frame::{Frame, MAX_MESSAGE_LEN};
-use super::message::{ACCEPTED, Message, REFUSED, VERSION};
+use super::message::{ACCEPTED, Content, Message, REFUSED, VERSION};
 use crate::error::HandshakeError;
 use crate::mechanism::whole_or_truncated;
 
@@ -57,15 +57,15 @@ impl Encoder<Message> for Codec {
                 buf.put_slice(part);
             }
         };
-        match message {
-            Message::Challenge { nonce } => put(&[&[VERSION], &nonce]),
-            Message::Proof { nonce, key_id, tag } => {
+        match message.0 {
+            Content::Challenge { nonce } => put(&[&[VERSION], &nonce]),
+            Content::Proof { nonce, key_id, tag } => {
                 let id = key_id.as_bytes();
                 let len = u8::try_from(id.len()).expect("a key id has at most 255 bytes");
                 put(&[&nonce, &[len], id, &tag]);
             }
-            Message::Accepted { tag } => put(&[&[ACCEPTED], &tag]),
-            Message::Refused => put(&[&[REFUSED]]),
+            Content::Accepted { tag } => put(&[&[ACCEPTED], &tag]),
+            Content::Refused => put(&[&[REFUSED]]),
         }
         Ok(())
     }

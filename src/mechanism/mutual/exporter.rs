@@ -1,5 +1,6 @@
 use std::error::Error;
 use std::fmt;
+use std::sync::Arc;
 
 use hkdf::Hkdf;
 use sha2::Sha256;
@@ -7,14 +8,15 @@ use zeroize::Zeroizing;
 
 use super::encode::len_prefix;
 
-/// What keying material is exported from. Overwritten when dropped.
+/// What keying material is exported from. Overwritten when dropped, and in one place in memory until then.
 #[derive(Clone)]
-pub(super) struct Exporter(Zeroizing<[u8; 32]>);
+pub(super) struct Exporter(Arc<Zeroizing<[u8; 32]>>);
 
 impl Exporter {
     pub(super) fn new(prk: &Hkdf<Sha256>, transcript: &[u8; 32]) -> Self {
-        let mut secret = Zeroizing::new([0; 32]);
-        if prk.expand_multi_info(&[b"exporter", transcript], &mut *secret).is_err() {
+        let mut secret = Arc::new(Zeroizing::new([0; 32]));
+        let place = Arc::get_mut(&mut secret).expect("nobody else has it yet");
+        if prk.expand_multi_info(&[b"exporter", transcript], &mut **place).is_err() {
             unreachable!("HKDF-SHA-256 gives up to 8,160 bytes");
         }
         Self(secret)
@@ -25,7 +27,7 @@ impl Exporter {
             return Err(ExportError);
         }
         let info = [&len_prefix(label)[..], label, &len_prefix(context), context];
-        Hkdf::<Sha256>::from_prk(&*self.0)
+        Hkdf::<Sha256>::from_prk(&**self.0)
             .unwrap_or_else(|_| unreachable!("32 bytes are enough"))
             .expand_multi_info(&info, out)
             .map_err(|_| ExportError)

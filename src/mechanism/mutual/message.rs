@@ -13,37 +13,23 @@ pub(super) const REFUSED: u8 = 0;
 
 /// What is sent, by either side.
 #[derive(Clone)]
-pub enum Message {
-    /// From the server, first of all.
-    Challenge {
-        /// The server's nonce.
-        nonce: [u8; 32],
-    },
-    /// From the client.
-    Proof {
-        /// The client's nonce.
-        nonce: [u8; 32],
-        /// Whose key it is.
-        key_id: KeyId,
-        /// The client's tag.
-        tag: [u8; 32],
-    },
-    /// From the server, with its own proof.
-    Accepted {
-        /// The server's tag.
-        tag: [u8; 32],
-    },
-    /// From the server, which then closes.
+pub struct Message(pub(super) Content);
+
+#[derive(Clone)]
+pub(super) enum Content {
+    Challenge { nonce: Nonce },
+    Proof { nonce: Nonce, key_id: KeyId, tag: Tag },
+    Accepted { tag: Tag },
     Refused,
 }
 
 impl fmt::Debug for Message {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Challenge { .. } => "Challenge { .. }",
-            Self::Proof { .. } => "Proof { .. }",
-            Self::Accepted { .. } => "Accepted { .. }",
-            Self::Refused => "Refused",
+        f.write_str(match self.0 {
+            Content::Challenge { .. } => "Challenge(..)",
+            Content::Proof { .. } => "Proof(..)",
+            Content::Accepted { .. } => "Accepted(..)",
+            Content::Refused => "Refused",
         })
     }
 }

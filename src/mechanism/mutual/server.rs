@@ -5,7 +5,7 @@ use super::codec::{Codec, LONGEST_OF_SERVER, LONGEST_PROOF};
 use super::encode::{NONCE_LEN, Nonce, Tag};
 use super::exporter::Exporter;
 use super::frame::Frame;
-use super::message::{Message, Proof};
+use super::message::{Content, Message, Proof};
 use super::schedule::Transcript;
 use super::{Audience, Binding, ExportError, PreparedKey};
 use crate::error::{HandshakeError, HandshakeErrorKind};
@@ -36,7 +36,8 @@ impl<S: Keys<PreparedKey>> Server<S> {
     /// Ends a handshake on a stream without a channel binding before anything is sent, as
     /// [`ChannelBinding`](HandshakeErrorKind::ChannelBinding). Without this, a binding is used if the stream has one.
     ///
-    /// Inside TLS this is what stops a relay. TLS 1.2 has no binding of this kind.
+    /// Inside TLS this is what stops a relay. TLS 1.2 has no binding of this kind: without this, a man in the middle who
+    /// brings both sides to TLS 1.2 has them bound to nothing, and can relay.
     #[must_use]
     pub fn require_channel_binding(mut self) -> Self {
         self.binding = Binding::Required;
@@ -63,7 +64,7 @@ impl<S: Keys<PreparedKey>> Mechanism for Server<S> {
         // nothing sent -> challenge sent
         Ok(Start {
             codec: Codec::new(),
-            send: Some(Message::Challenge { nonce }),
+            send: Some(Message(Content::Challenge { nonce })),
             handshake: Challenging {
                 shared: Arc::clone(&self.shared),
                 state: State::Challenged { nonce, binding },
@@ -145,22 +146,20 @@ impl<S: Keys<PreparedKey>> Challenging<S> {
             found.map_err(|error| HandshakeError::with_source(HandshakeErrorKind::KeySource, error))?;
         // As many MACs for an id with one key, with several, and with none. Of an id that is not known, those to try are
         // another's, if the source has any, so that not even what is read of the memory tells: they do not count.
-        let to_try = found.to_try();
-        let matches = (0..PreparedKey::MAX_KEYS_PER_ID).map(|place| {
-            let key = to_try.get(place).map_or(&self.shared.decoy, |key| key.key());
-            transcript.verify_client_tag(key, tag)
-        });
+        let mut to_try = found.keys_to_try();
+        let matches = (0..PreparedKey::MAX_KEYS_PER_ID)
+            .map(|_| transcript.verify_client_tag(to_try.next().unwrap_or(&self.shared.decoy), tag));
         let place = first_match(matches);
         let holder = place.and_then(|place| found.as_slice().get(place)).ok_or_else(refused)?;
         let peer = Peer { identity: holder.identity().clone(), exporter: transcript.exporter(holder.key()) };
         let tag = transcript.server_tag(holder.key(), tag);
-        Ok(Step::Complete { send: Some(Message::Accepted { tag }), peer })
+        Ok(Step::Complete { send: Some(Message(Content::Accepted { tag })), peer })
     }
 }
 
 /// The one refusal that there is, whatever is wrong.
 fn refused<H: Handshake<Message = Message>>() -> Reject<H> {
-    Reject::telling(HandshakeError::refused(), Message::Refused)
+    Reject::telling(HandshakeError::refused(), Message(Content::Refused))
 }
 
 impl<S> fmt::Debug for Challenging<S> {
