@@ -7,11 +7,12 @@
 //! ```
 //!
 //! Each experiment times two classes of input in random order and compares their means by Welch's t-test: of all
-//! samples, and of the fastest of them alone, since noise only ever makes slower. A |t| of 4.5 or more is a difference
-//! that chance does not make. The last one is a comparison that leaks; were it not caught, the others would say nothing.
+//! samples, and of the fastest of them alone, since noise only ever makes slower. A |t| of 4.5 or more is a
+//! difference that chance does not make. The last one is a comparison that leaks; were it not caught, the others
+//! would say nothing.
 //!
-//! A right answer is not compared with a wrong one: the verdict tells them apart anyway, and what is computed for a peer
-//! that is accepted takes its time.
+//! A right answer is not compared with a wrong one: the verdict tells them apart anyway, and what is computed for a
+//! peer that is accepted takes its time.
 
 use std::hint::black_box;
 use std::pin::pin;
@@ -142,8 +143,8 @@ fn control(samples: usize) -> bool {
     leaks("control: the same compared byte by byte, must leak", samples, prepare, run)
 }
 
-/// A client, and a server that has its key and no other: with several, where each lies in memory is half a nanosecond of
-/// difference too, between known ones.
+/// A client, and a server that has its key and no other: with several, where each lies in memory is half a nanosecond
+/// of difference too, between known ones.
 fn mutual_sides(id: &str) -> (mutual::Client, mutual::Server<KeyRing<mutual::PreparedKey>>) {
     let (key, audience) = (Key::generate().unwrap(), Audience::new("orders").unwrap());
     let client = mutual::Client::new(id, &key, audience.clone()).unwrap();
@@ -208,7 +209,8 @@ fn refused<H: Handshake>((mut handshake, frame): Waiting<H>) -> bool {
     step.is_err()
 }
 
-/// Whether `run` takes longer for what is prepared for one class than for the other, in all attempts. It must return true.
+/// Whether `run` takes longer for what is prepared for one class than for the other, in all attempts. It must return
+/// true.
 fn leaks<T>(name: &str, samples: usize, prepare: impl Fn(Class) -> T, run: impl Fn(T) -> bool) -> bool {
     let attempt = || {
         measure(samples / 10, &prepare, &run); // to warm up

@@ -17,7 +17,8 @@ use tower_challenge::{
 
 type Stream = Authenticated<Watched<tokio::io::DuplexStream>, Identity<Arc<()>>>;
 
-/// Polls both sides in turn over a pipe of one byte, and drops both after `steps` polls. Returns whether they were done.
+/// Polls both sides in turn over a pipe of one byte, and drops both after `steps` polls. Returns whether they were
+/// done.
 fn dropped_after(steps: usize, client_key: &str) -> bool {
     // What is attached to a key lives as long as anybody holds the key.
     let (attached, alive) = (Arc::new(()), Arc::new(()));

@@ -1,5 +1,6 @@
 //! A mechanism from outside, of another shape than the classic one: the client speaks first, frames have a length in
-//! front, and the key of the id that the client sent is looked up in the middle of the handshake, which may take a while.
+//! front, and the key of the id that the client sent is looked up in the middle of the handshake, which may take a
+//! while.
 
 mod support;
 

@@ -554,7 +554,8 @@ async fn exported_bytes_are_of_one_handshake_one_label_and_one_context() {
     assert!(!format!("{one:?}").contains("0x"));
 }
 
-/// Old and new key overlap, every 10 ms anew, while handshakes run beside it: not one false refusal, and an old key is dead.
+/// Old and new key overlap, every 10 ms anew, while handshakes run beside it: not one false refusal, and an old key
+/// is dead.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn rotation_under_load() {
     let ring = ring(&[("alice", "0")]);

@@ -206,7 +206,8 @@ async fn whose_key_it_was_and_what_is_attached() {
     }
 }
 
-/// Old and new are both good during the overlap; then lookups, even of handshakes that had begun, never see the old one.
+/// Old and new are both good during the overlap; then lookups, even of handshakes that had begun, never see the old
+/// one.
 #[tokio::test]
 async fn rotation() {
     let ring = ring(&["old"]);
@@ -283,8 +284,8 @@ impl<M: Mechanism, F: Fn(&mut [u8]) -> Result<(), &'static str>> Mechanism for R
     }
 }
 
-/// RFC 2202, section 2, through whole handshakes: client and server, public path only. Cases 1 and 7, whose data are too
-/// short or too long for a nonce, are with the key.
+/// RFC 2202, section 2, through whole handshakes: client and server, public path only. Cases 1 and 7, whose data are
+/// too short or too long for a nonce, are with the key.
 #[tokio::test]
 async fn rfc_2202() {
     let cases: [(&[u8], &[u8], &str); 5] = [

@@ -20,8 +20,8 @@ use tower_challenge::{Acceptor, Connector, HandshakeErrorKind, KeyRing};
 
 const KEY: &str = "secret password";
 
-/// Every CPython that pyenv has or the path finds, by its version. Fails without one of 3.11 or older and one of 3.12 or
-/// newer: half of the wire would go untested.
+/// Every CPython that pyenv has or the path finds, by its version. Fails without one of 3.11 or older and one of 3.12
+/// or newer: half of the wire would go untested.
 fn pythons() -> BTreeMap<(u32, u32, u32), PathBuf> {
     let mut candidates: Vec<PathBuf> = ["python3".into(), "python2".into()].into();
     candidates.extend((6..20).map(|minor| format!("python3.{minor}").into()));

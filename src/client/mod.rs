@@ -1,8 +1,8 @@
 //! The client's side as tower middleware: a handshake behind any connector.
 //!
-//! A *connector*, in tower's and hyper's terms, is a `Service<Target>` whose response is a stream. [`AnswerLayer`] wraps
-//! one into a connector whose streams have answered the server's challenge. [`Connector`](crate::Connector) is the same
-//! for a stream that is there already.
+//! A *connector*, in tower's and hyper's terms, is a `Service<Target>` whose response is a stream. [`AnswerLayer`]
+//! wraps one into a connector whose streams have answered the server's challenge. [`Connector`](crate::Connector) is
+//! the same for a stream that is there already.
 //!
 //! ```
 //! use tokio::net::TcpStream;

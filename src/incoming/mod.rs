@@ -60,8 +60,8 @@ use crate::stream::Authenticated;
 /// accepted: connections stay in the kernel's queue.
 ///
 /// It is pulled by [`accept`](Self::accept), as a [`Stream`], or as a tokio-util [`Listener`]. Dropping it closes the
-/// listener, ends the handshakes that are pending and closes what waits. What has been pulled goes on, and can see that it is
-/// time by its [`shutdown_token`](Authenticated::shutdown_token).
+/// listener, ends the handshakes that are pending and closes what waits. What has been pulled goes on, and can see
+/// that it is time by its [`shutdown_token`](Authenticated::shutdown_token).
 ///
 /// See the [module](self) for an example.
 #[must_use = "dropping it closes the listener"]

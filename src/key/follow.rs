@@ -10,18 +10,18 @@ use super::file::{KeyFile, KeyFileError, KeyFileErrorKind};
 use super::{KeyEntry, KeyError};
 
 impl KeyFile {
-    /// Looks at the file at once and every `period` from then on, and whenever it is not as it was, reads it and hands its
-    /// keys to `replace`. Never ends: spawn it, or `select!` it.
+    /// Looks at the file at once and every `period` from then on, and whenever it is not as it was, reads it and
+    /// hands its keys to `replace`. Never ends: spawn it, or `select!` it.
     ///
-    /// `report` is told how each reading went: how many keys there are now, or why they are still the old ones. A file that is
-    /// broken is reported once, and read again when it changes once more. One that can't be opened or read is reported once,
-    /// and tried again each time: it may be this process that had no file descriptor left.
+    /// `report` is told how each reading went: how many keys there are now, or why they are still the old ones. A
+    /// file that is broken is reported once, and read again when it changes once more. One that can't be opened or
+    /// read is reported once, and tried again each time: it may be this process that had no file descriptor left.
     ///
     /// Reading and `replace` run on tokio's threads for blocking work.
     ///
-    /// Whether the file has changed is seen by its inode, its length and its times, at the end of all symbolic links: so
-    /// it is seen too when a container runtime swaps the link to a mounted secret. Replace the file by renaming a new one
-    /// over it, and nobody ever sees half of it.
+    /// Whether the file has changed is seen by its inode, its length and its times, at the end of all symbolic links:
+    /// so it is seen too when a container runtime swaps the link to a mounted secret. Replace the file by renaming a
+    /// new one over it, and nobody ever sees half of it.
     ///
     /// ```no_run
     /// use std::time::Duration;

@@ -4,9 +4,9 @@ use std::ops::Range;
 
 /// Where the keys of an id are, found without a trace of whether there are any.
 ///
-/// A hash map takes another path for an id that it has than for one that it has not: some nanoseconds, which is enough for
-/// a patient neighbour. Here both read the same places in the same order: the ids' hashes, under a secret seed, lie sorted in
-/// buckets, and as many of them as the fullest bucket has are compared, whatever is found.
+/// A hash map takes another path for an id that it has than for one that it has not: some nanoseconds, which is
+/// enough for a patient neighbour. Here both read the same places in the same order: the ids' hashes, under a secret
+/// seed, lie sorted in buckets, and as many of them as the fullest bucket has are compared, whatever is found.
 pub(super) struct Index {
     seed: RandomState,
     /// Where in `slots` each bucket begins.
@@ -73,8 +73,8 @@ impl Index {
         let hash = self.seed.hash_one(id);
         let begin = self.buckets[scale(hash, self.buckets.len())] as usize;
         let slots = &self.slots[begin..begin + self.window];
-        // In the place of an id that is not known, one of those near it, any as likely as the others: were it always the
-        // first, fewer keys would be read for unknown ids than for known ones, and be nearer at hand.
+        // In the place of an id that is not known, one of those near it, any as likely as the others: were it always
+        // the first, fewer keys would be read for unknown ids than for known ones, and be nearer at hand.
         let mut found = slots[scale(hash.rotate_left(u64::BITS / 2), self.window)];
         let mut known = 0;
         for slot in slots {
@@ -88,8 +88,8 @@ impl Index {
     }
 }
 
-/// A hash as a number less than `count`, spread evenly and in the order of the hashes. Multiplied and not divided: how long
-/// a division takes depends on what is divided.
+/// A hash as a number less than `count`, spread evenly and in the order of the hashes. Multiplied and not divided:
+/// how long a division takes depends on what is divided.
 fn scale(hash: u64, count: usize) -> usize {
     let scaled = (u128::from(hash) * count as u128) >> u64::BITS;
     usize::try_from(scaled).expect("less than the count")

@@ -5,8 +5,8 @@
 //! again when it changes.
 //!
 //! A server has its keys from a source, [`Keys`]: a [`KeyRing`] in memory, which can be replaced while it runs;
-//! [`KeyStore`], which asks anything asynchronous; and, with the feature `mutual`, `DerivedKeys`, one secret for a fleet.
-//! Mechanisms without ids try all keys of a ring.
+//! [`KeyStore`], which asks anything asynchronous; and, with the feature `mutual`, `DerivedKeys`, one secret for a
+//! fleet. Mechanisms without ids try all keys of a ring.
 //!
 //! ```
 //! use tower_challenge::{Key, KeyEntry, KeyRing, one_way};

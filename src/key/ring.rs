@@ -61,8 +61,8 @@ impl<K: PrepareKey, A> KeyRing<K, A> {
 
     /// Replaces all keys at once, in this ring and all its clones, while connections run.
     ///
-    /// Each key is prepared first, which takes a microsecond or more: of a large ring, call it where a processor may be kept
-    /// busy, in `spawn_blocking`.
+    /// Each key is prepared first, which takes a microsecond or more: of a large ring, call it where a processor may
+    /// be kept busy, in `spawn_blocking`.
     ///
     /// # Errors
     ///

@@ -25,7 +25,8 @@ impl Key {
     ///
     /// # Errors
     ///
-    /// [`KeyError::Empty`] where there are none, [`KeyError::AllZero`] where all are zero. How short a key may be beyond that is up to the mechanism.
+    /// [`KeyError::Empty`] where there are none, [`KeyError::AllZero`] where all are zero. How short a key may be
+    /// beyond that is up to the mechanism.
     pub fn new(bytes: impl AsRef<[u8]>) -> Result<Self, KeyError> {
         Self::try_from(bytes.as_ref().to_vec())
     }

@@ -18,9 +18,10 @@ pub type LookupError = Box<dyn Error + Send + Sync>;
 /// # What a stranger can see
 ///
 /// An unknown id is refused like a wrong proof: the same bytes, after the same work, for as long as the lookup itself
-/// takes the same time. In a ring it does, and with derived keys. A [store](super::KeyStore) prepares what it finds: an id with
-/// several keys, as while one is rotated, takes some microseconds more than one with none or one. And a remote store that answers faster for ids that it does not have, or has not
-/// cached, tells them apart to whoever has a clock; have it take its time in both cases where ids must not be found out.
+/// takes the same time. In a ring it does, and with derived keys. A [store](super::KeyStore) prepares what it finds:
+/// an id with several keys, as while one is rotated, takes some microseconds more than one with none or one. And a
+/// remote store that answers faster for ids that it does not have, or has not cached, tells them apart to whoever has
+/// a clock; have it take its time in both cases where ids must not be found out.
 pub trait Keys<K> {
     /// What is attached to each key.
     type Attached;
@@ -53,8 +54,8 @@ impl<K: PrepareKey, A> FoundKeys<K, A> {
     ///
     /// # Errors
     ///
-    /// [`KeyError::AnotherId`] for a key of another id, and what the mechanism has against one of the keys or against so many:
-    /// a [`LookupError`] to be passed on.
+    /// [`KeyError::AnotherId`] for a key of another id, and what the mechanism has against one of the keys or against
+    /// so many: a [`LookupError`] to be passed on.
     pub fn prepare(id: &[u8], entries: impl IntoIterator<Item = KeyEntry<A>>) -> Result<Self, KeyError> {
         let prepare = |entry: KeyEntry<A>| {
             if entry.id().as_bytes() == id {
@@ -88,9 +89,9 @@ impl<K, A> FoundKeys<K, A> {
         if self.known { self.stretch() } else { &[] }
     }
 
-    /// Keys to do the work with, whether any were found or not: for a mechanism that is to take the same time for an id that
-    /// is not known. In the order of [`as_slice`](Self::as_slice); where that is empty they are another's, or none, and **what
-    /// verifies against them counts for nothing.** So they do not say whose they are.
+    /// Keys to do the work with, whether any were found or not: for a mechanism that is to take the same time for an
+    /// id that is not known. In the order of [`as_slice`](Self::as_slice); where that is empty they are another's, or
+    /// none, and **what verifies against them counts for nothing.** So they do not say whose they are.
     pub fn keys_to_try(&self) -> impl Iterator<Item = &K> {
         self.stretch().iter().map(|key| &key.key)
     }

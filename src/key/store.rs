@@ -9,8 +9,8 @@ use super::{FoundKeys, KeyEntry, KeyId, Keys, LookupError, PrepareKey};
 
 /// Asks a function for the keys of an id: a database, a secret manager, anything asynchronous.
 ///
-/// The function is given the id and returns a future of the entries, `Result<impl IntoIterator<Item = KeyEntry<A>>, E>`:
-/// none for an id that it does not know, an error if it could not find out. It is called for ids that strangers
+/// The function is given the id and returns a future of the entries, `Result<impl IntoIterator<Item = KeyEntry<A>>,
+/// E>`: none for an id that it does not know, an error if it could not find out. It is called for ids that strangers
 /// choose, once a handshake: it should have limits of its own.
 ///
 /// ```
@@ -35,7 +35,8 @@ pub struct KeyStore<F> {
 }
 
 impl<F> KeyStore<F> {
-    /// A store that asks `find`, a `Fn(KeyId) -> impl Future<Output = Result<impl IntoIterator<Item = KeyEntry<A>>, E>>`.
+    /// A store that asks `find`, a `Fn(KeyId) -> impl Future<Output = Result<impl IntoIterator<Item = KeyEntry<A>>,
+    /// E>>`.
     pub const fn new(find: F) -> Self {
         Self { find }
     }

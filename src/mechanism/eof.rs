@@ -2,8 +2,8 @@ use bytes::BytesMut;
 
 use crate::error::HandshakeError;
 
-/// What a codec's `decode_eof` returns: at the end of the stream a message is whole, or it is cut short, unless nothing of
-/// it has come.
+/// What a codec's `decode_eof` returns: at the end of the stream a message is whole, or it is cut short, unless
+/// nothing of it has come.
 ///
 /// `message` is what `decode` made of the buffer, `rest` what it left there.
 ///

@@ -33,8 +33,9 @@
 //!    memory, derived, or anywhere. Say what you make of a key with [`PrepareKey`](crate::key::PrepareKey).
 //! 5. Test it over [`tokio::io::duplex`]`(1)`, where every message arrives byte by byte.
 //!
-//! `examples/bore.rs` is a real one, for both sides, in about 100 lines: the handshake of the `bore-cli` crate, tested
-//! against that crate itself. The one here has one message in each direction: a byte, and the same byte plus a secret number.
+//! `examples/bore.rs` is a real one, for both sides, in about 100 lines: the handshake of the `bore-cli` crate,
+//! tested against that crate itself. The one here has one message in each direction: a byte, and the same byte plus a
+//! secret number.
 //!
 //! ```
 //! use std::convert::Infallible;

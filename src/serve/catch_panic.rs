@@ -6,8 +6,8 @@ use std::task::{Context, Poll};
 use pin_project_lite::pin_project;
 
 pin_project! {
-    /// Resolves to the panic of the future within, if it has one. A task would catch it too, but then nobody knows whose
-    /// connection it was.
+    /// Resolves to the panic of the future within, if it has one. A task would catch it too, but then nobody knows
+    /// whose connection it was.
     pub(super) struct CatchPanic<F> {
         // None once it is over: dropped here, since that may panic too.
         #[pin]

@@ -46,8 +46,8 @@ pub(crate) type OnError<E, A> = Box<dyn FnMut(ServeError<E, A>) + Send>;
 ///
 /// # Panics
 ///
-/// With what `poll_ready` and `clone` of the service, or the error hook, panic with: they run in the accept loop. A panic
-/// in a connection's own future harms no other.
+/// With what `poll_ready` and `clone` of the service, or the error hook, panic with: they run in the accept loop. A
+/// panic in a connection's own future harms no other.
 ///
 /// # Cancel safety
 ///

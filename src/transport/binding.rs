@@ -29,8 +29,8 @@ impl ChannelBinding {
     ///
     /// # Errors
     ///
-    /// [`ChannelBindingError`] if the kind or the data are empty: that is no binding, and must not pass for one. Nor may
-    /// they have more than 65,535 bytes.
+    /// [`ChannelBindingError`] if the kind or the data are empty: that is no binding, and must not pass for one. Nor
+    /// may they have more than 65,535 bytes.
     pub fn new(kind: &'static str, data: impl AsRef<[u8]>) -> Result<Self, ChannelBindingError> {
         let data = data.as_ref();
         if [kind.len(), data.len()].iter().any(|len| !(1..=Self::MAX_LEN).contains(len)) {

@@ -14,8 +14,8 @@ const LEN: usize = 32;
 impl ChannelBinding {
     /// The `tls-exporter` of a rustls connection, for streams that are no [`Transport`] of themselves.
     ///
-    /// None under TLS 1.2, where the exporter is unique only with the extended master secret (RFC 9266, section 3), and none
-    /// before the TLS handshake is over.
+    /// None under TLS 1.2, where the exporter is unique only with the extended master secret (RFC 9266, section 3),
+    /// and none before the TLS handshake is over.
     pub fn tls_exporter<D: SideData>(connection: &ConnectionCommon<D>) -> Option<Self> {
         if connection.protocol_version()? != ProtocolVersion::TLSv1_3 {
             return None;

@@ -24,8 +24,8 @@ pub struct PreparedKey {
     sha384: Hmac<Sha384>,
     md5: Hmac<Md5>,
     mark: Hmac<Sha256>,
-    // HMAC with SHA-3 would keep the key itself, and not overwrite it. CPython's listeners do not ask for it unless they
-    // are told to, so it is keyed when it is needed.
+    // HMAC with SHA-3 would keep the key itself, and not overwrite it. CPython's listeners do not ask for it unless
+    // they are told to, so it is keyed when it is needed.
     key: Key,
 }
 
@@ -66,8 +66,8 @@ impl PreparedKey {
         }
     }
 
-    /// Whether this is the tag of a challenge of ours: with SHA-256, or with what stands for it in CPython up to 3.11. In
-    /// constant time.
+    /// Whether this is the tag of a challenge of ours: with SHA-256, or with what stands for it in CPython up to
+    /// 3.11. In constant time.
     pub(super) fn verify(&self, message: &[u8], tag: &Tag<'_>) -> bool {
         match tag {
             Tag::Sha256(tag) => self.sha256.clone().chain_update(message).verify_slice(&tag[..]).is_ok(),

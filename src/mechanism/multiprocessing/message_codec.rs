@@ -20,8 +20,8 @@ use tokio_util::codec::{Decoder, Encoder};
 /// # Errors
 ///
 /// Decoding fails with [`InvalidData`](io::ErrorKind::InvalidData), encoding with
-/// [`InvalidInput`](io::ErrorKind::InvalidInput), for a message of more than [`max_len`](Self::max_len) bytes; the error
-/// within is a [`MessageTooLong`]. Nothing is allocated on the word of a peer.
+/// [`InvalidInput`](io::ErrorKind::InvalidInput), for a message of more than [`max_len`](Self::max_len) bytes; the
+/// error within is a [`MessageTooLong`]. Nothing is allocated on the word of a peer.
 #[derive(Clone, Debug)]
 pub struct MessageCodec {
     max_len: usize,

@@ -21,26 +21,27 @@
 //!
 //! # Digests
 //!
-//! `sha256`, `sha384`, `sha3_256`, `sha3_384`; `md5` only [where it is allowed](Client::digests). Nothing is negotiated: a
-//! challenge names the digest, the answer must carry the same, and our challenges name `sha256`.
+//! `sha256`, `sha384`, `sha3_256`, `sha3_384`; `md5` only [where it is allowed](Client::digests). Nothing is
+//! negotiated: a challenge names the digest, the answer must carry the same, and our challenges name `sha256`.
 //!
-//! CPython up to 3.11 knows only HMAC-MD5. [`Server::allow_legacy_md5`] accepts a client that takes our challenge whole and
-//! answers it with a bare HMAC-MD5, and answers that client's challenge of 20 bytes likewise; [`Client::allow_legacy_md5`]
-//! does so with a server whose challenge is of 20 bytes. Our own challenges stay what they are: 20 bytes would have a newer
-//! CPython fall back to MD5.
+//! CPython up to 3.11 knows only HMAC-MD5. [`Server::allow_legacy_md5`] accepts a client that takes our challenge
+//! whole and answers it with a bare HMAC-MD5, and answers that client's challenge of 20 bytes likewise;
+//! [`Client::allow_legacy_md5`] does so with a server whose challenge is of 20 bytes. Our own challenges stay what
+//! they are: 20 bytes would have a newer CPython fall back to MD5.
 //!
 //! # What it proves, and what not
 //!
-//! That each side holds the key, or relays to somebody who does. No id says which of several keys a client has, so the
-//! server tries them all, as in [`one_way`](super::one_way#several-keys). Nothing protects the stream afterwards, and what
-//! Python sends over it is mostly pickled: **whoever is accepted can run code on the other side.**
+//! That each side holds the key, or relays to somebody who does. No id says which of several keys a client has, so
+//! the server tries them all, as in [`one_way`](super::one_way#several-keys). Nothing protects the stream afterwards,
+//! and what Python sends over it is mostly pickled: **whoever is accepted can run code on the other side.**
 //!
 //! CPython's MAC carries no role: a rogue server without the key can hand a client's challenge to a client on another
-//! connection, and hand the answer back. **CPython's own clients are open to this.** Ours do not answer each other, on one
-//! host or on many: half of what a client of ours sends as 40 random bytes is a mark, HMAC of the other half under a key
-//! derived for this alone, and it does not answer a challenge that bears the mark. **But CPython's clients answer anything**:
-//! where one of them has the same key and can be led to the rogue server too, it answers for us, and ours is fooled as well.
-//! Give Rust clients a key that no Python client has, or keep rogue servers off the channel.
+//! connection, and hand the answer back. **CPython's own clients are open to this.** Ours do not answer each other,
+//! on one host or on many: half of what a client of ours sends as 40 random bytes is a mark, HMAC of the other half
+//! under a key derived for this alone, and it does not answer a challenge that bears the mark. **But CPython's
+//! clients answer anything**: where one of them has the same key and can be led to the rogue server too, it answers
+//! for us, and ours is fooled as well. Give Rust clients a key that no Python client has, or keep rogue servers off
+//! the channel.
 //!
 //! **A key of this wire must never serve anything else**: a rogue server chooses what the client's key signs.
 //!

@@ -31,7 +31,8 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// [`KeyError::Unsuitable`] for a key of less than 16 bytes, [`KeyError::IdLength`] for an id of no or more than 255.
+    /// [`KeyError::Unsuitable`] for a key of less than 16 bytes, [`KeyError::IdLength`] for an id of no or more than
+    /// 255.
     pub fn new(
         key_id: impl TryInto<KeyId, Error: Into<KeyError>>,
         key: &Key,
@@ -162,7 +163,8 @@ impl ProvenServer {
     ///
     /// # Errors
     ///
-    /// [`ExportError`] for more than 8,160 bytes, or a label or context of more than 65,535; `out` is to be thrown away.
+    /// [`ExportError`] for more than 8,160 bytes, or a label or context of more than 65,535; `out` is to be thrown
+    /// away.
     pub fn export_keying_material(
         &self,
         label: &[u8],

@@ -44,8 +44,8 @@
 //! - **An unauthenticated refusal.** Whoever is on the wire can refuse.
 //! - **The key id in clear.** It is a name, not a secret.
 //!
-//! The same bytes refuse an unknown id, a wrong proof, another audience, another channel and a malformed proof, after the
-//! same work; what the lookup itself may give away is said at [`Keys`](crate::key::Keys).
+//! The same bytes refuse an unknown id, a wrong proof, another audience, another channel and a malformed proof, after
+//! the same work; what the lookup itself may give away is said at [`Keys`](crate::key::Keys).
 //!
 //! # Example
 //!

@@ -36,8 +36,8 @@ impl<S: Keys<PreparedKey>> Server<S> {
     /// Ends a handshake on a stream without a channel binding before anything is sent, as
     /// [`ChannelBinding`](HandshakeErrorKind::ChannelBinding). Without this, a binding is used if the stream has one.
     ///
-    /// Inside TLS this is what stops a relay. TLS 1.2 has no binding of this kind: without this, a man in the middle who
-    /// brings both sides to TLS 1.2 has them bound to nothing, and can relay.
+    /// Inside TLS this is what stops a relay. TLS 1.2 has no binding of this kind: without this, a man in the middle
+    /// who brings both sides to TLS 1.2 has them bound to nothing, and can relay.
     #[must_use]
     pub fn require_channel_binding(mut self) -> Self {
         self.binding = Binding::Required;
@@ -144,8 +144,8 @@ impl<S: Keys<PreparedKey>> Challenging<S> {
     ) -> Result<Step<Self>, Reject<Self>> {
         let found =
             found.map_err(|error| HandshakeError::with_source(HandshakeErrorKind::KeySource, error))?;
-        // As many MACs for an id with one key, with several, and with none. Of an id that is not known, those to try are
-        // another's, if the source has any, so that not even what is read of the memory tells: they do not count.
+        // As many MACs for an id with one key, with several, and with none. Of an id that is not known, those to try
+        // are another's, if the source has any, so that not even what is read of the memory tells: they do not count.
         let mut to_try = found.keys_to_try();
         let matches = (0..PreparedKey::MAX_KEYS_PER_ID)
             .map(|_| transcript.verify_client_tag(to_try.next().unwrap_or(&self.shared.decoy), tag));
@@ -186,7 +186,8 @@ impl<A> Peer<A> {
     ///
     /// # Errors
     ///
-    /// [`ExportError`] for more than 8,160 bytes, or a label or context of more than 65,535; `out` is to be thrown away.
+    /// [`ExportError`] for more than 8,160 bytes, or a label or context of more than 65,535; `out` is to be thrown
+    /// away.
     pub fn export_keying_material(
         &self,
         label: &[u8],
