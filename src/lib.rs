@@ -17,6 +17,8 @@ mod connector;
 mod error;
 #[cfg(feature = "net")]
 pub mod incoming;
+#[cfg(any(feature = "mutual", feature = "multiprocessing"))]
+mod kdf;
 mod stream;
 
 use std::time::Duration;

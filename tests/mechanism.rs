@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep};
 use tokio_util::codec::{Decoder, Encoder};
 use tower_challenge::HandshakeErrorKind::{ClosedEarly, KeySource, Malformed, Refused, TimedOut};
 use tower_challenge::mechanism::{
-    Client, Context, Handshake, Input, Mechanism, NoLookup, Reject, Server, Start, Step,
+    Client, Context, Handshake, Input, Mechanism, NoLookup, Reject, Server, Start, Step, whole_or_truncated,
 };
 use tower_challenge::{Acceptor, Connector, HandshakeError};
 
@@ -43,10 +43,7 @@ impl Decoder for Prefixed {
     }
 
     fn decode_eof(&mut self, buf: &mut BytesMut) -> Result<Option<Vec<u8>>, HandshakeError> {
-        match self.decode(buf)? {
-            None if !buf.is_empty() => Err(HandshakeError::truncated()),
-            frame => Ok(frame),
-        }
+        whole_or_truncated(self.decode(buf)?, buf)
     }
 }
 

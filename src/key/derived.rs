@@ -7,6 +7,7 @@ use sha2::Sha256;
 use zeroize::Zeroizing;
 
 use super::{FoundKeys, Key, KeyEntry, KeyError, KeyId, Keys, LookupError, PrepareKey};
+use crate::kdf::expand;
 
 /// The shortest master key, in bytes.
 const MIN_MASTER_LEN: usize = 16;
@@ -59,7 +60,7 @@ impl DerivedKeys<()> {
     ///
     /// [`KeyError::Unsuitable`] for a master key of less than 16 bytes.
     pub fn derive(master: &Key, id: &KeyId) -> Result<Key, KeyError> {
-        Ok(expand(&extract(master)?, id))
+        Ok(derived(&extract(master)?, id))
     }
 }
 
@@ -73,11 +74,9 @@ fn extract(master: &Key) -> Result<Hkdf<Sha256>, KeyError> {
     Ok(Hkdf::new(None, master))
 }
 
-fn expand(master: &Hkdf<Sha256>, id: &KeyId) -> Key {
+fn derived(master: &Hkdf<Sha256>, id: &KeyId) -> Key {
     let mut key = Zeroizing::new(vec![0; Key::GENERATED_LEN]);
-    if master.expand_multi_info(&[INFO, id.as_bytes()], &mut key).is_err() {
-        unreachable!("HKDF-SHA-256 gives up to 8,160 bytes");
-    }
+    expand(master, &[INFO, id.as_bytes()], &mut key);
     Key::checked(key).unwrap_or_else(|_| unreachable!("a hash that is zero has yet to be found"))
 }
 
@@ -87,12 +86,10 @@ impl<K: PrepareKey, A, F: Fn(&[u8]) -> Option<A>> Keys<K> for DerivedKeys<F> {
     type Lookup = Ready<Result<FoundKeys<K, A>, LookupError>>;
 
     fn look_up(&self, id: &[u8]) -> Self::Lookup {
-        let found = KeyId::new(id).and_then(|id| {
-            let attached = (self.find)(id.as_bytes());
-            let key = expand(&self.master, &id);
-            let entry = KeyEntry::new(id, key)?;
-            let id = entry.id().clone();
-            FoundKeys::prepare(id.as_bytes(), attached.map(|attached| entry.attach(attached)))
+        let found = KeyId::new(id).and_then(|key_id| {
+            let key = derived(&self.master, &key_id);
+            let entry = KeyEntry::new(key_id, key)?;
+            FoundKeys::prepare(id, (self.find)(id).map(|attached| entry.attach(attached)))
         });
         ready(found.map_err(Into::into))
     }

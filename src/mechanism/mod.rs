@@ -145,6 +145,7 @@ pub mod one_way;
 mod context;
 mod eof;
 mod first_match;
+mod keyed;
 mod step;
 
 use tokio_util::codec::{Decoder, Encoder};
@@ -152,6 +153,7 @@ use tokio_util::codec::{Decoder, Encoder};
 pub use self::context::Context;
 pub use self::eof::whole_or_truncated;
 use self::first_match::first_match;
+use self::keyed::keyed;
 pub use self::step::{Input, NoLookup, Reject, Start, Step};
 use crate::error::HandshakeError;
 

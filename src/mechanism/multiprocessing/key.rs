@@ -1,7 +1,6 @@
 use std::fmt;
 
 use hkdf::Hkdf;
-use hmac::digest::KeyInit;
 use hmac::{Hmac, Mac, SimpleHmac};
 use md5::Md5;
 use sha2::{Sha256, Sha384};
@@ -9,7 +8,9 @@ use sha3::{Sha3_256, Sha3_384};
 use zeroize::Zeroizing;
 
 use super::digest::Digest;
+use crate::kdf::expand;
 use crate::key::{Key, KeyError, PrepareKey};
+use crate::mechanism::keyed;
 
 /// The longest tag, that of the digests of 384 bits, in bytes.
 pub(super) const MAX_TAG_LEN: usize = 48;
@@ -37,9 +38,7 @@ impl PreparedKey {
         // Of a construction that no answer on this wire has, so that no peer can be brought to make a mark.
         let mut mark = Zeroizing::new([0; 32]);
         let derived = Hkdf::<Sha256>::new(Some(b"tower-challenge multiprocessing v1"), secret);
-        if derived.expand(b"client challenge", &mut *mark).is_err() {
-            unreachable!("HKDF-SHA-256 gives up to 8,160 bytes");
-        }
+        expand(&derived, &[b"client challenge"], &mut *mark);
         Self {
             sha256: keyed(secret),
             sha384: keyed(secret),
@@ -93,10 +92,6 @@ impl PreparedKey {
 pub(super) enum Tag<'a> {
     Sha256(&'a [u8; 32]),
     LegacyMd5(&'a [u8; 16]),
-}
-
-fn keyed<M: KeyInit>(key: &[u8]) -> M {
-    M::new_from_slice(key).unwrap_or_else(|_| unreachable!("HMAC takes keys of any length"))
 }
 
 impl PrepareKey for PreparedKey {

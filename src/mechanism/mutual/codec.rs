@@ -1,6 +1,7 @@
 use bytes::{Buf as _, BufMut as _, BytesMut};
 use tokio_util::codec::{Decoder, Encoder};
 
+use super::encode::TAG_LEN;
 use super::frame::{Frame, MAX_MESSAGE_LEN};
 use super::message::{ACCEPTED, Content, Message, REFUSED, VERSION};
 use crate::error::HandshakeError;
@@ -10,10 +11,11 @@ use crate::mechanism::whole_or_truncated;
 const PREFIX_LEN: usize = 2;
 /// The longest frame that is read, longer than any message.
 const MAX_FRAME_LEN: usize = 1024;
+
 /// The longest proof, framing included.
 pub(super) const LONGEST_PROOF: usize = PREFIX_LEN + MAX_MESSAGE_LEN;
 /// A challenge or an accepting verdict, framing included.
-pub(super) const LONGEST_OF_SERVER: usize = PREFIX_LEN + 1 + 32;
+pub(super) const LONGEST_OF_SERVER: usize = PREFIX_LEN + 1 + TAG_LEN;
 
 /// Frames with a length of two bytes in front, of both sides.
 #[derive(Debug)]

@@ -7,6 +7,7 @@ use sha2::Sha256;
 use zeroize::Zeroizing;
 
 use super::encode::len_prefix;
+use crate::kdf::expand;
 
 /// What keying material is exported from. Overwritten when dropped, and in one place in memory until then.
 #[derive(Clone)]
@@ -16,9 +17,7 @@ impl Exporter {
     pub(super) fn new(prk: &Hkdf<Sha256>, transcript: &[u8; 32]) -> Self {
         let mut secret = Arc::new(Zeroizing::new([0; 32]));
         let place = Arc::get_mut(&mut secret).expect("nobody else has it yet");
-        if prk.expand_multi_info(&[b"exporter", transcript], &mut **place).is_err() {
-            unreachable!("HKDF-SHA-256 gives up to 8,160 bytes");
-        }
+        expand(prk, &[b"exporter", transcript], &mut **place);
         Self(secret)
     }
 

@@ -1,12 +1,14 @@
 use std::fmt;
 
 use hkdf::Hkdf;
-use hmac::{Hmac, KeyInit as _};
+use hmac::Hmac;
 use sha2::Sha256;
 use zeroize::Zeroizing;
 
 use super::encode::PROTOCOL;
+use crate::kdf::expand;
 use crate::key::{Key, KeyError, PrepareKey};
+use crate::mechanism::keyed;
 
 /// A key of this wire: what is derived from it for each role. Overwritten when dropped.
 #[derive(Clone)]
@@ -34,10 +36,8 @@ impl PreparedKey {
 
 fn mac(prk: &Hkdf<Sha256>, info: &[u8]) -> Hmac<Sha256> {
     let mut key = Zeroizing::new([0; 32]);
-    if prk.expand(info, &mut *key).is_err() {
-        unreachable!("HKDF-SHA-256 gives up to 8,160 bytes");
-    }
-    Hmac::new_from_slice(&*key).unwrap_or_else(|_| unreachable!("HMAC takes keys of any length"))
+    expand(prk, &[info], &mut *key);
+    keyed(&*key)
 }
 
 impl PrepareKey for PreparedKey {

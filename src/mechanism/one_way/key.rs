@@ -1,10 +1,11 @@
 use std::fmt;
 
-use hmac::{EagerHash, Hmac, KeyInit as _, Mac as _};
+use hmac::{EagerHash, Hmac, Mac as _};
 use md5::Md5;
 
 use super::message::{Answer, Nonce};
 use crate::key::{Key, KeyError, PrepareKey};
+use crate::mechanism::keyed;
 
 /// A digest that HMAC can be made of: RustCrypto's MD5, SHA-1, SHA-2 and so on, of the `digest` crate's version 0.11.
 pub trait Digest: EagerHash<Core: Send + Sync> + 'static {}
@@ -21,10 +22,7 @@ impl<D: Digest> PreparedKey<D> {
     /// A key of any length but none.
     #[must_use]
     pub fn new(key: &Key) -> Self {
-        Self {
-            mac: Hmac::new_from_slice(key.expose_secret())
-                .unwrap_or_else(|_| unreachable!("HMAC takes keys of any length")),
-        }
+        Self { mac: keyed(key.expose_secret()) }
     }
 
     pub(super) fn answer(&self, nonce: &Nonce) -> Answer<D> {
