@@ -70,7 +70,7 @@ enum Class {
 
 fn mutual_wrong_byte(samples: usize) -> bool {
     let (client, server) = mutual_sides("known");
-    let prepare = |class| answered(&server, &client, first_or_last(class, 32));
+    let prepare = |class| answered(&server, &client, |bytes| spoil(bytes, first_or_last(class, 32)));
     leaks("mutual: tag wrong in its first or last byte", samples, prepare, refused)
 }
 
@@ -79,7 +79,7 @@ fn mutual_unknown_id(samples: usize) -> bool {
     let (other, _) = mutual_sides("other");
     let prepare = |class| {
         let client = if class == Class::A { &known } else { &other };
-        answered(&server, client, 1 + below(32))
+        answered(&server, client, |bytes| spoil(bytes, 1 + below(32)))
     };
     leaks("mutual: tag wrong or id unknown", samples, prepare, refused)
 }
@@ -89,32 +89,15 @@ fn one_way_which_key(samples: usize) -> bool {
     let (first, last) = (one_way::Client::new(&keys[0]), one_way::Client::new(&keys[7]));
     let entry = |(id, key): (usize, &Key)| KeyEntry::new(id.to_string(), key.clone()).unwrap();
     let server = one_way::Server::new(KeyRing::new(keys.iter().enumerate().map(entry)).unwrap());
-    let prepare = |class| right(&server, if class == Class::A { &first } else { &last });
+    let prepare = |class| answered(&server, if class == Class::A { &first } else { &last }, |_| ());
     leaks("one_way: right for the first or last of 8 keys", samples, prepare, |w| !refused(w))
-}
-
-fn right<S, C>(server: &S, client: &C) -> Waiting<S::Handshake>
-where
-    S: Mechanism<Role = mechanism::Server>,
-    C: Mechanism<Role = mechanism::Client>,
-{
-    let mut system = |out: &mut [u8]| SysRng.try_fill_bytes(out).map_err(Into::into);
-    let cx = &mut Context::with_random(&mut system);
-    let (Ok(mut server), Ok(mut client)) = (server.start(cx), client.start(cx)) else { unreachable!() };
-    let challenge = server.send.take().expect("the server speaks first");
-    let frame = carried(challenge, &mut server, &mut client, |_| ());
-    let Ok(Step::Continue { send: Some(answer) }) = client.handshake.step(Input::Frame(frame)) else {
-        unreachable!("a client answers")
-    };
-    let frame = carried(answer, &mut client, &mut server, |_| ());
-    (server.handshake, frame)
 }
 
 fn one_way_wrong_byte(samples: usize) -> bool {
     let key = Key::generate().unwrap();
     let client = one_way::Client::new(&key);
     let server = one_way::Server::new(KeyRing::new([KeyEntry::new("k", key).unwrap()]).unwrap());
-    let prepare = |class| answered(&server, &client, first_or_last(class, 16));
+    let prepare = |class| answered(&server, &client, |bytes| spoil(bytes, first_or_last(class, 16)));
     leaks("one_way: answer wrong in its first or last byte", samples, prepare, refused)
 }
 
@@ -123,7 +106,7 @@ fn multiprocessing_wrong_byte(samples: usize) -> bool {
     let key = Key::generate().unwrap();
     let client = multiprocessing::Client::new(&key);
     let server = multiprocessing::Server::new(KeyRing::new([KeyEntry::new("k", key).unwrap()]).unwrap());
-    let prepare = |class| answered(&server, &client, first_or_last(class, 32));
+    let prepare = |class| answered(&server, &client, |bytes| spoil(bytes, first_or_last(class, 32)));
     leaks("multiprocessing: tag wrong in its first or last byte", samples, prepare, refused)
 }
 
@@ -155,8 +138,8 @@ fn mutual_sides(id: &str) -> (mutual::Client, mutual::Server<KeyRing<mutual::Pre
 /// A server's state machine, and the next message for it.
 type Waiting<H> = (H, <<H as Handshake>::Codec as Decoder>::Item);
 
-/// A handshake up to where the client's answer has come, with one byte of it wrong, counted from the end.
-fn answered<S, C>(server: &S, client: &C, wrong: usize) -> Waiting<S::Handshake>
+/// A handshake up to where the client's answer has come, changed on its way.
+fn answered<S, C>(server: &S, client: &C, change: impl FnOnce(&mut [u8])) -> Waiting<S::Handshake>
 where
     S: Mechanism<Role = mechanism::Server>,
     C: Mechanism<Role = mechanism::Client>,
@@ -169,7 +152,7 @@ where
     let Ok(Step::Continue { send: Some(answer) }) = client.handshake.step(Input::Frame(frame)) else {
         unreachable!("a client answers")
     };
-    let frame = carried(answer, &mut client, &mut server, |bytes| spoil(bytes, wrong));
+    let frame = carried(answer, &mut client, &mut server, change);
     (server.handshake, frame)
 }
 

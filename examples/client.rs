@@ -12,10 +12,12 @@ use std::pin::pin;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use bytes::{Bytes, BytesMut};
 use clap::Parser;
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use futures::{SinkExt as _, StreamExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
+use tokio_util::codec::{BytesCodec, Decoder, Encoder};
 use tower::{ServiceBuilder, ServiceExt as _};
 use tower_challenge::mechanism::{self, Mechanism, PeerOf};
 use tower_challenge::{AnswerLayer, Authenticated, KeyEntry, mutual, one_way};
@@ -54,17 +56,22 @@ async fn run(args: Args) -> Result<(), Box<dyn Error>> {
     let entry = choose(credentials.load()?, args.key_id.as_deref())?;
     match credentials.mechanism {
         shared::Mechanism::OneWay => {
-            talk(connect(args.connect, one_way::Client::new(entry.key())).await?).await
+            let stream = connect(args.connect, one_way::Client::new(entry.key())).await?;
+            talk(stream, BytesCodec::new(), |line| line, b"").await
         }
         shared::Mechanism::Mutual => {
             let mechanism = mutual::Client::new(entry.id().clone(), entry.key(), credentials.audience()?)?;
-            talk(connect(args.connect, mechanism).await?).await
+            talk(connect(args.connect, mechanism).await?, BytesCodec::new(), |line| line, b"").await
         }
         #[cfg(feature = "multiprocessing")]
         shared::Mechanism::Multiprocessing => {
-            let mechanism = tower_challenge::multiprocessing::Client::new(entry.key());
+            use tower_challenge::multiprocessing::{Client, MessageCodec};
+
+            let mechanism = Client::new(entry.key());
             let mechanism = if credentials.legacy_md5 { mechanism.allow_legacy_md5() } else { mechanism };
-            talk_in_messages(connect(args.connect, mechanism).await?).await
+            let stream = connect(args.connect, mechanism).await?;
+            // The end of a line is not part of a message, and printed behind each.
+            talk(stream, MessageCodec::new(), <[u8]>::trim_ascii_end, b"\n").await
         }
     }
 }
@@ -83,43 +90,21 @@ where
     Ok(connector.oneshot(addr).await?)
 }
 
-/// Sends each line as it is, and prints whatever comes.
-async fn talk(stream: impl AsyncRead + AsyncWrite) -> Result<(), Box<dyn Error>> {
-    let (mut read, write) = tokio::io::split(stream);
-    let mut sending = pin!(send(read_lines(), write));
-    let mut sent = false;
-    let mut chunk = [0; 4096];
-    loop {
-        tokio::select! {
-            result = &mut sending, if !sent => match result {
-                Ok(()) => sent = true,
-                // What the server has said before it closed is still to be read.
-                Err(error) if is_close(&error) => sent = true,
-                Err(error) => return Err(error.into()),
-            },
-            result = read.read(&mut chunk) => match result {
-                Ok(0) => break,
-                Ok(len) => print(&chunk[..len])?,
-                Err(error) if is_close(&error) => break,
-                Err(error) => return Err(error.into()),
-            },
-            () = tokio::time::sleep(SILENCE), if sent => break,
-        }
-    }
-    Ok(())
-}
-
-/// Sends each line as a message of Python's, without its end, and prints each message that comes as a line.
-#[cfg(feature = "multiprocessing")]
-async fn talk_in_messages<P>(stream: Authenticated<TcpStream, P>) -> Result<(), Box<dyn Error>> {
-    use futures::{SinkExt as _, StreamExt as _};
-
-    let (mut write, mut read) =
-        stream.into_framed(tower_challenge::multiprocessing::MessageCodec::new()).split();
+/// Sends what `outgoing` makes of each line in messages of `codec`, and prints those that come, each with `line_end`.
+async fn talk<P, C>(
+    stream: Authenticated<TcpStream, P>,
+    codec: C,
+    outgoing: fn(&[u8]) -> &[u8],
+    line_end: &[u8],
+) -> Result<(), Box<dyn Error>>
+where
+    C: Decoder<Item = BytesMut, Error = io::Error> + Encoder<Bytes, Error = io::Error>,
+{
+    let (mut write, mut read) = stream.into_framed(codec).split();
     let mut sending = pin!(async move {
         let mut lines = read_lines();
         while let Some(line) = lines.recv().await {
-            write.send(line.trim_ascii_end().to_vec()).await?;
+            write.send(Bytes::copy_from_slice(outgoing(&line))).await?;
         }
         write.close().await
     });
@@ -128,12 +113,13 @@ async fn talk_in_messages<P>(stream: Authenticated<TcpStream, P>) -> Result<(), 
         tokio::select! {
             result = &mut sending, if !sent => match result {
                 Ok(()) => sent = true,
+                // What the server has said before it closed is still to be read.
                 Err(error) if is_close(&error) => sent = true,
                 Err(error) => return Err(error.into()),
             },
             message = read.next() => match message {
                 None => break,
-                Some(Ok(message)) => print(&[&message, &b"\n"[..]].concat())?,
+                Some(Ok(message)) => print(&[&message, line_end].concat())?,
                 Some(Err(error)) if is_close(&error) => break,
                 Some(Err(error)) => return Err(error.into()),
             },
@@ -146,13 +132,6 @@ async fn talk_in_messages<P>(stream: Authenticated<TcpStream, P>) -> Result<(), 
 fn print(bytes: &[u8]) -> io::Result<()> {
     io::stdout().write_all(bytes)?;
     io::stdout().flush()
-}
-
-async fn send(mut lines: mpsc::Receiver<Vec<u8>>, mut write: impl AsyncWrite + Unpin) -> io::Result<()> {
-    while let Some(line) = lines.recv().await {
-        write.write_all(&line).await?;
-    }
-    write.shutdown().await
 }
 
 /// Lines of the standard input. In a thread of its own, which the process need not wait for when the server has closed.

@@ -11,9 +11,11 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use bytes::BytesMut;
 use clap::Parser;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use futures::{SinkExt as _, StreamExt as _};
 use tokio::net::{TcpListener, TcpStream};
+use tokio_util::codec::{BytesCodec, Decoder, Encoder};
 use tower::ServiceBuilder;
 use tower_challenge::handshake::Accept;
 use tower_challenge::key::PrepareKey;
@@ -53,16 +55,20 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let args = Args::parse();
     let credentials = &args.credentials;
     match credentials.mechanism {
-        shared::Mechanism::OneWay => run(&args, one_way::Server::new(ring(credentials)?), chunks).await,
+        shared::Mechanism::OneWay => {
+            run(&args, one_way::Server::new(ring(credentials)?), BytesCodec::new).await
+        }
         shared::Mechanism::Mutual => {
             let mechanism = mutual::Server::new(ring(credentials)?, credentials.audience()?);
-            run(&args, mechanism, chunks).await
+            run(&args, mechanism, BytesCodec::new).await
         }
         #[cfg(feature = "multiprocessing")]
         shared::Mechanism::Multiprocessing => {
-            let mechanism = tower_challenge::multiprocessing::Server::new(ring(credentials)?);
+            use tower_challenge::multiprocessing::{MessageCodec, Server};
+
+            let mechanism = Server::new(ring(credentials)?);
             let mechanism = if credentials.legacy_md5 { mechanism.allow_legacy_md5() } else { mechanism };
-            run(&args, mechanism, messages).await
+            run(&args, mechanism, MessageCodec::new).await
         }
     }
 }
@@ -88,11 +94,10 @@ where
     Ok(ring)
 }
 
-async fn run<M, S, F>(args: &Args, mechanism: M, session: S) -> Result<(), Box<dyn Error>>
+async fn run<M, C>(args: &Args, mechanism: M, codec: fn() -> C) -> Result<(), Box<dyn Error>>
 where
     M: Mechanism<Role = mechanism::Server> + Send + Sync + 'static,
-    S: Fn(Authenticated<Connection<TcpStream>, PeerOf<M>>, bool) -> F + Clone + Send + 'static,
-    F: Future<Output = io::Result<()>> + Send + 'static,
+    C: Decoder<Item = BytesMut, Error = io::Error> + Encoder<BytesMut, Error = io::Error> + Send + 'static,
     PeerOf<M>: Named + Send + 'static,
     Accept<Connection<TcpStream>, M>: Send + 'static,
 {
@@ -109,7 +114,7 @@ where
             println!("{} accepted: key {}", stream.get_ref().addr(), stream.peer().key_id());
             stream
         })
-        .service_fn(move |stream| session(stream, echo));
+        .service_fn(move |stream| session(stream, codec(), echo));
 
     serve(listener, service)
         .with_graceful_shutdown(async { tokio::signal::ctrl_c().await.unwrap_or_default() })
@@ -120,51 +125,31 @@ where
     Ok(())
 }
 
-/// A session in whatever portions the bytes arrive.
-async fn chunks<P>(mut stream: Authenticated<Connection<TcpStream>, P>, echo: bool) -> io::Result<()> {
+/// A session in messages of `codec`, or in whatever portions the bytes arrive.
+async fn session<P, C>(
+    stream: Authenticated<Connection<TcpStream>, P>,
+    codec: C,
+    echo: bool,
+) -> io::Result<()>
+where
+    C: Decoder<Item = BytesMut, Error = io::Error> + Encoder<BytesMut, Error = io::Error>,
+{
     let addr = *stream.get_ref().addr();
-    let mut chunk = [0; 4096];
-    loop {
-        let len = match stream.read(&mut chunk).await {
-            Ok(0) => break,
-            Ok(len) => len,
-            // A peer that goes without a word has gone all the same.
-            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => break,
-            Err(error) => return Err(error),
-        };
-        print_said(addr, &chunk[..len]);
-        if echo {
-            stream.write_all(&chunk[..len]).await?;
-        }
-    }
-    println!("{addr} closed");
-    Ok(())
-}
-
-/// A session in Python's messages.
-#[cfg(feature = "multiprocessing")]
-async fn messages<P>(stream: Authenticated<Connection<TcpStream>, P>, echo: bool) -> io::Result<()> {
-    use futures::{SinkExt as _, StreamExt as _};
-
-    let addr = *stream.get_ref().addr();
-    let mut messages = stream.into_framed(tower_challenge::multiprocessing::MessageCodec::new());
+    let mut messages = stream.into_framed(codec);
     while let Some(message) = messages.next().await {
         let message = match message {
+            // A peer that goes without a word has gone all the same.
             Err(error) if error.kind() == io::ErrorKind::ConnectionReset => break,
             message => message?,
         };
-        print_said(addr, &message);
+        // In `Debug` form, so that no peer can write to this terminal what it likes.
+        println!("{addr} says: {:?}", String::from_utf8_lossy(&message));
         if echo {
             messages.send(message).await?;
         }
     }
     println!("{addr} closed");
     Ok(())
-}
-
-fn print_said(addr: SocketAddr, bytes: &[u8]) {
-    // In `Debug` form, so that no peer can write to this terminal what it likes.
-    println!("{addr} says: {:?}", String::from_utf8_lossy(bytes));
 }
 
 fn print_error(error: ServeError<AcceptError<io::Error>, SocketAddr>) {
