@@ -35,6 +35,15 @@ pub enum HandshakeErrorKind {
     KeySource,
     /// This side is shutting down, and ended the handshake before it was over.
     ShuttingDown,
+    /// Not begun: the peer's source has as many pending as it may have. This and what follows is decided by
+    /// [admission](crate::admission), on the server's side; the peer sees a close.
+    OverShare,
+    /// Not begun: as many as there may be have proven themselves, and all of them wait for the inner service.
+    Overloaded,
+    /// Ended before it was over, in favour of another source: its own had more pending than any other.
+    Shed,
+    /// Not begun: the peer's source has failed too often.
+    Penalized,
 }
 
 impl HandshakeErrorKind {
@@ -50,6 +59,10 @@ impl HandshakeErrorKind {
             Self::Random => "no random bytes for the handshake",
             Self::KeySource => "no key for the handshake",
             Self::ShuttingDown => "shut down before the handshake was over",
+            Self::OverShare => "too many pending handshakes of this source",
+            Self::Overloaded => "too many authenticated peers wait for the service",
+            Self::Shed => "ended in favour of a handshake of another source",
+            Self::Penalized => "too many failed handshakes of this source",
         }
     }
 }
@@ -118,6 +131,12 @@ impl fmt::Display for HandshakeError {
 impl Error for HandshakeError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         self.source.as_deref().map(|source| source as _)
+    }
+}
+
+impl From<HandshakeErrorKind> for HandshakeError {
+    fn from(kind: HandshakeErrorKind) -> Self {
+        Self::new(kind)
     }
 }
 

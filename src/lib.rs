@@ -3,6 +3,7 @@
 #![warn(missing_docs)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+pub mod admission;
 pub mod client;
 pub mod handshake;
 pub mod key;
@@ -20,9 +21,12 @@ pub mod incoming;
 #[cfg(any(feature = "mutual", feature = "multiprocessing"))]
 mod kdf;
 mod stream;
+mod time;
 
 use std::time::Duration;
 
+#[doc(inline)]
+pub use self::admission::Admission;
 #[doc(inline)]
 pub use self::client::{Answer, AnswerLayer, ConnectError};
 #[cfg(feature = "net")]

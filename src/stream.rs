@@ -169,11 +169,10 @@ impl<IO: AsyncWrite + Unpin, P> AsyncWrite for Authenticated<IO, P> {
 impl<IO: Unpin, P> Unpin for Authenticated<IO, P> {}
 
 impl<IO: Transport, P> Transport for Authenticated<IO, P> {
-    fn transport_info(&self) -> TransportInfo {
-        let mut info = self.io.transport_info();
+    fn describe(&self, info: &mut TransportInfo) {
         // It may have come from elsewhere than the stream.
-        info.shutdown = self.shutdown.clone().or(info.shutdown);
-        info
+        info.shutdown = info.shutdown.take().or_else(|| self.shutdown.clone());
+        self.io.describe(info);
     }
 
     fn set_nodelay(&self) -> io::Result<()> {

@@ -120,7 +120,7 @@ fn fill_and_drain(from: &mut DuplexStream, to: &mut DuplexStream) {
 }
 
 #[test]
-fn the_driver_allocates_two_buffers_a_side() {
+fn the_driver_allocates_two_buffers_a_side_and_the_server_a_place() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     // Entered, not blocked on: a task's budget would be used up in the loop below, which never yields.
     let _entered = runtime.enter();
@@ -146,7 +146,7 @@ fn the_driver_allocates_two_buffers_a_side() {
             }
         });
         if warm {
-            assert_eq!(count, 4);
+            assert_eq!(count, 2 + 2 + 1);
         }
     }
 }

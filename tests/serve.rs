@@ -198,7 +198,8 @@ async fn shutdown_closes_the_listener_ends_handshakes_and_waits_for_sessions() {
 
     let shutdown = server.running.await.unwrap();
     assert!(begin.elapsed() >= Duration::from_secs(2));
-    assert_eq!((shutdown.finished, shutdown.aborted), (2, 1));
+    assert_eq!((shutdown.completed, shutdown.failed, shutdown.aborted), (1, 1, 1));
+    assert_eq!((shutdown.panicked, shutdown.detached), (0, 0));
     assert_eq!(stay.read(&mut [0]).await.unwrap(), 0);
 }
 

@@ -1,13 +1,14 @@
 use std::fmt;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use pin_project_lite::pin_project;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::drive::Drive;
-use crate::error::HandshakeError;
+use crate::admission::Slot;
+use crate::error::{HandshakeError, HandshakeErrorKind};
 use crate::mechanism::{Mechanism, PeerOf, Server};
 use crate::stream::Authenticated;
 use crate::transport::TransportInfo;
@@ -26,20 +27,62 @@ pin_project! {
     pub struct Accept<IO, M: Mechanism> {
         #[pin]
         drive: Drive<IO, M::Handshake, Server>,
+        // None once it is over, and where it was not admitted.
+        slot: Option<Slot>,
     }
 }
 
 impl<IO: AsyncRead + AsyncWrite + Unpin, M: Mechanism<Role = Server>> Accept<IO, M> {
-    pub(crate) fn start(io: IO, mechanism: &M, timeout: Duration, info: TransportInfo) -> Self {
-        Self { drive: Drive::start(io, mechanism, timeout, info) }
+    pub(crate) fn start(
+        io: IO,
+        mechanism: &M,
+        timeout: Duration,
+        info: TransportInfo,
+        slot: Result<Slot, HandshakeError>,
+    ) -> Self {
+        match slot {
+            Ok(slot) => Self { drive: Drive::start(io, mechanism, timeout, info), slot: Some(slot) },
+            // Closed here and now, with nothing done for it.
+            Err(error) => Self { drive: Drive::failed(error), slot: None },
+        }
+    }
+
+    /// The same as polling it, but the slot is not given back yet.
+    pub(crate) fn poll_admitted(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Admitted<IO, M>> {
+        let mut this = self.project();
+        let outcome = match this.drive.as_mut().poll(cx) {
+            Poll::Ready(outcome) => outcome,
+            Poll::Pending => {
+                ready!(this.slot.as_mut().map_or(Poll::Pending, |slot| slot.poll_shed(cx)));
+                Err(this.drive.cut_short(HandshakeErrorKind::Shed))
+            }
+        };
+        let slot = this.slot.take();
+        Poll::Ready(match (outcome, slot) {
+            (Ok(stream), mut slot) => {
+                if let Some(slot) = &mut slot {
+                    slot.prove();
+                }
+                Ok((stream, slot))
+            }
+            (Err(error), slot) => {
+                if let Some(slot) = slot {
+                    slot.failed(error.kind());
+                }
+                Err(error)
+            }
+        })
     }
 }
+
+/// A stream and the place that it takes among those that are pending, until the inner service is called.
+pub(crate) type Admitted<IO, M> = Result<(Authenticated<IO, PeerOf<M>>, Option<Slot>), HandshakeError>;
 
 impl<IO: AsyncRead + AsyncWrite + Unpin, M: Mechanism<Role = Server>> Future for Accept<IO, M> {
     type Output = Result<Authenticated<IO, PeerOf<M>>, HandshakeError>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        self.project().drive.poll(cx)
+        self.poll_admitted(cx).map_ok(|(stream, _)| stream)
     }
 }
 

@@ -5,13 +5,14 @@ use std::time::Duration;
 use pin_project_lite::pin_project;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::coop::unconstrained;
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::time::{Instant, Sleep, sleep, sleep_until};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use super::exchange::Exchange;
 use crate::error::{HandshakeError, HandshakeErrorKind};
 use crate::mechanism::{self, Handshake, Mechanism, Role};
 use crate::stream::Authenticated;
+use crate::time::after;
 use crate::transport::TransportInfo;
 
 pin_project! {
@@ -28,6 +29,16 @@ pin_project! {
 }
 
 impl<IO: AsyncRead + AsyncWrite + Unpin, H: Handshake, R: Role> Drive<IO, H, R> {
+    /// Over before it began.
+    pub(super) fn failed(error: HandshakeError) -> Self {
+        Self {
+            exchange: Exchange::failed(error),
+            deadline: sleep(Duration::ZERO),
+            cancelled: None,
+            shutdown: None,
+        }
+    }
+
     /// Starts the mechanism now, and the clock with it.
     pub(super) fn start<M>(io: IO, mechanism: &M, timeout: Duration, info: TransportInfo) -> Self
     where
@@ -36,10 +47,15 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, H: Handshake, R: Role> Drive<IO, H, R> 
         let start = mechanism::Context::of(info.channel_binding, |cx| mechanism.start(cx));
         Self {
             exchange: Exchange::new(io, start),
-            deadline: sleep_until(deadline_in(timeout)),
+            deadline: sleep_until(after(Instant::now(), timeout)),
             cancelled: info.shutdown.clone().map(CancellationToken::cancelled_owned),
             shutdown: info.shutdown,
         }
+    }
+
+    /// Ends it from outside.
+    pub(super) fn cut_short(self: Pin<&mut Self>, kind: HandshakeErrorKind) -> HandshakeError {
+        self.project().exchange.cut_short(kind)
     }
 }
 
@@ -69,11 +85,4 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, H: Handshake, R: Role> Future for Drive
 /// its own would then say that it is not.
 pub(crate) fn poll_timer(timer: Pin<&mut Sleep>, cx: &mut Context<'_>) -> Poll<()> {
     pin!(unconstrained(timer)).poll(cx)
-}
-
-/// A moment so far away that it does not matter stands for one that can't be expressed.
-pub(crate) fn deadline_in(timeout: Duration) -> Instant {
-    const FAR: Duration = Duration::from_secs(30 * 365 * 24 * 60 * 60);
-    let now = Instant::now();
-    now.checked_add(timeout).unwrap_or_else(|| now + FAR)
 }

@@ -78,9 +78,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, H: Handshake, R: Role> Exchange<IO, H, 
     pub(super) fn new(io: IO, start: Result<Start<H>, HandshakeError>) -> Self {
         let Start { codec, handshake, send } = match start {
             Ok(start) => start,
-            Err(error) => {
-                return Self { live: None, state: State::Failed(error), lookup: None, role: PhantomData };
-            }
+            Err(error) => return Self::failed(error),
         };
         // Made without any buffers, then given one of its own size each.
         let mut framed = Framed::with_capacity(io, codec, 0);
@@ -95,6 +93,11 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, H: Handshake, R: Role> Exchange<IO, H, 
             },
         };
         Self { live: Some(live), state, lookup: None, role: PhantomData }
+    }
+
+    /// Over before it began.
+    pub(super) fn failed(error: HandshakeError) -> Self {
+        Self { live: None, state: State::Failed(error), lookup: None, role: PhantomData }
     }
 
     /// Ends the exchange from outside. A refused peer whose time to read the verdict is up has been refused.

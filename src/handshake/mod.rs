@@ -11,4 +11,4 @@ mod exchange;
 
 pub use self::accept::Accept;
 pub use self::connect::Connect;
-pub(crate) use self::drive::{deadline_in, poll_timer};
+pub(crate) use self::drive::poll_timer;

@@ -1,17 +1,19 @@
 use std::convert::Infallible;
 use std::fmt;
-use std::future::IntoFuture as _;
+use std::future::pending;
 use std::io;
+use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_util::net::Listener;
+use tokio_util::sync::CancellationToken;
 use tower_layer::Layer as _;
 
 use super::Incoming;
 use super::hand_off::{HandOff, WhileRoom};
 use crate::handshake::Accept;
 use crate::mechanism::{Mechanism, PeerOf, Server};
-use crate::serve::{Connection, OnError, ServeError, serve};
+use crate::serve::{Connection, OnError, ServeError, Settings, serve};
 use crate::server::{AcceptError, ChallengeLayer};
 use crate::transport::{AskStream, Inspect, Transport};
 
@@ -24,12 +26,19 @@ pub struct IncomingBuilder<L: Listener, M, X = AskStream> {
     listener: L,
     layer: ChallengeLayer<M, X>,
     capacity: usize,
+    settings: Settings,
     on_error: OnError<AcceptError<Infallible>, L::Addr>,
 }
 
 impl<L: Listener, M, X> IncomingBuilder<L, M, X> {
     pub(super) fn new(listener: L, layer: ChallengeLayer<M, X>) -> Self {
-        Self { listener, layer, capacity: CAPACITY, on_error: Box::new(|_| {}) }
+        Self {
+            listener,
+            layer,
+            capacity: CAPACITY,
+            settings: Settings::default(),
+            on_error: Box::new(|_| {}),
+        }
     }
 
     /// Sets how many connections that have proven themselves may wait to be pulled. Default: 16.
@@ -40,6 +49,41 @@ impl<L: Listener, M, X> IncomingBuilder<L, M, X> {
     pub fn capacity(mut self, capacity: usize) -> Self {
         assert!(capacity > 0, "room for at least one");
         self.capacity = capacity;
+        self
+    }
+
+    /// Sets how many connections there may be at the same time: see [`Serve::max_connections`](crate::serve::Serve::max_connections). What has been pulled
+    /// counts as long as its [`Connection`] is there.
+    ///
+    /// # Panics
+    ///
+    /// If it is zero.
+    pub fn max_connections(mut self, max: usize) -> Self {
+        self.settings.set_max_connections(max);
+        self
+    }
+
+    /// Shuts down when `signal` is ready, or when the `Incoming` is dropped. The listener is closed, handshakes that
+    /// are pending end at once, what waits can still be pulled, and what has been pulled can see that it is time. Then
+    /// [`Incoming::ended`] is waited for: until all of those have been dropped, or until
+    /// [`shutdown_timeout`](Self::shutdown_timeout) has passed.
+    ///
+    /// What has been pulled can't be aborted from here: it is its owner's, and counted as
+    /// [`detached`](crate::serve::Shutdown::detached).
+    pub fn with_graceful_shutdown(mut self, signal: impl Future<Output = ()> + Send + 'static) -> Self {
+        self.settings.graceful_shutdown = Some(Box::pin(signal));
+        self
+    }
+
+    /// Sets a second signal, after which nothing is waited for: see [`Serve::with_forced_shutdown`](crate::serve::Serve::with_forced_shutdown).
+    pub fn with_forced_shutdown(mut self, signal: impl Future<Output = ()> + Send + 'static) -> Self {
+        self.settings.forced_shutdown = Some(Box::pin(signal));
+        self
+    }
+
+    /// Sets how long what has been pulled is waited for after the signal. Default: 30 seconds.
+    pub fn shutdown_timeout(mut self, timeout: Duration) -> Self {
+        self.settings.shutdown_timeout = timeout;
         self
     }
 
@@ -62,7 +106,7 @@ impl<L: Listener, M, X> IncomingBuilder<L, M, X> {
     /// # Panics
     ///
     /// Outside a tokio runtime.
-    pub fn start(self) -> io::Result<Incoming<L::Io, PeerOf<M>, L::Addr>>
+    pub fn start(mut self) -> io::Result<Incoming<L::Io, PeerOf<M>, L::Addr>>
     where
         L: Listener<Io: Transport + Unpin + Send + 'static, Addr: Clone + Send + 'static> + Send + 'static,
         M: Mechanism<Role = Server> + Send + Sync + 'static,
@@ -74,12 +118,19 @@ impl<L: Listener, M, X> IncomingBuilder<L, M, X> {
         let (sender, ready) = mpsc::channel(self.capacity);
         let hand_off = HandOff::new(sender);
         let service = WhileRoom { inner: self.layer.layer(hand_off.clone()), room: hand_off };
-        let server = serve(self.listener, service).on_error(self.on_error).into_future();
-        let server = tokio::spawn(async move {
-            // Without a signal it ends when it is aborted, or with an error that can't exist: `HandOff` never fails.
-            let _ = server.await;
+        let dropped = CancellationToken::new();
+        let told = self.settings.graceful_shutdown.take().unwrap_or_else(|| Box::pin(pending()));
+        let either = dropped.clone().run_until_cancelled_owned(told);
+        self.settings.graceful_shutdown = Some(Box::pin(async { either.await.unwrap_or_default() }));
+        let server = serve(self.listener, service).with_settings(self.settings).on_error(self.on_error);
+        let (report, ended) = watch::channel(None);
+        tokio::spawn(async move {
+            // It can't fail, since `HandOff` never does.
+            if let Ok(shutdown) = server.await {
+                report.send_replace(Some(shutdown));
+            }
         });
-        Ok(Incoming { ready, local_addr, server })
+        Ok(Incoming { _dropped: dropped.drop_guard(), ready, local_addr, ended })
     }
 }
 

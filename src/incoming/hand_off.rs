@@ -17,11 +17,8 @@ impl<T: Send + 'static> HandOff<T> {
     }
 
     fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        match ready!(self.sender.poll_reserve(cx)) {
-            Ok(()) => Poll::Ready(()),
-            // Whoever pulled is gone, and is about to abort this task.
-            Err(_) => Poll::Pending,
-        }
+        // Where whoever pulled is gone, what comes is dropped: nobody waits for nothing.
+        self.sender.poll_reserve(cx).map(|_| ())
     }
 }
 
@@ -35,7 +32,7 @@ impl<T: Send + 'static> Service<T> for HandOff<T> {
     }
 
     fn call(&mut self, stream: T) -> Self::Future {
-        // Room has been reserved: if this fails, nobody is left to pull.
+        // Room has been reserved, if there is somebody to pull.
         let _ = self.sender.send_item(stream);
         ready_future(Ok(()))
     }

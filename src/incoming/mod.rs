@@ -43,12 +43,12 @@ use std::task::{Context, Poll};
 
 use futures_core::Stream;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
+use tokio::sync::{mpsc, watch};
 use tokio_util::net::Listener;
+use tokio_util::sync::DropGuard;
 
 pub use self::builder::IncomingBuilder;
-use crate::serve::Connection;
+use crate::serve::{Connection, Shutdown};
 use crate::server::ChallengeLayer;
 use crate::stream::Authenticated;
 
@@ -60,15 +60,19 @@ use crate::stream::Authenticated;
 /// accepted: connections stay in the kernel's queue.
 ///
 /// It is pulled by [`accept`](Self::accept), as a [`Stream`], or as a tokio-util [`Listener`]. Dropping it closes the
-/// listener, ends the handshakes that are pending and closes what waits. What has been pulled goes on, and can see
-/// that it is time by its [`shutdown_token`](Authenticated::shutdown_token).
+/// listener, ends the handshakes that are pending and closes what waits, as does the signal of
+/// [`with_graceful_shutdown`](IncomingBuilder::with_graceful_shutdown), after which what waits can still be pulled. What
+/// has been pulled goes on, can see that it is time by its [`shutdown_token`](Authenticated::shutdown_token), and is
+/// waited for by [`ended`](Self::ended).
 ///
 /// See the [module](self) for an example.
 #[must_use = "dropping it closes the listener"]
 pub struct Incoming<IO, P, A = SocketAddr> {
+    // First, so that nobody else is let in.
+    _dropped: DropGuard,
     ready: mpsc::Receiver<Authenticated<Connection<IO, A>, P>>,
     local_addr: A,
-    server: JoinHandle<()>,
+    ended: watch::Receiver<Option<Shutdown>>,
 }
 
 impl Incoming<(), ()> {
@@ -90,7 +94,8 @@ impl<IO, P, A> Incoming<IO, P, A> {
     ///
     /// # Errors
     ///
-    /// Only if the task that accepts is gone: the runtime is shutting down, or the error hook has panicked.
+    /// After a shutdown, once all that waited has been pulled; and if the task that accepts is gone, since the runtime
+    /// shuts down, or the error hook has panicked.
     ///
     /// # Cancel safety
     ///
@@ -99,24 +104,27 @@ impl<IO, P, A> Incoming<IO, P, A> {
         poll_fn(|cx| self.poll_accept_authenticated(cx)).await
     }
 
+    /// Waits until it has shut down, and tells what became of the connections. `None` if the task that accepts is gone
+    /// without a word.
+    ///
+    /// The future is on its own: ask for it before handing the `Incoming` to a framework, and await it afterwards, so
+    /// that the process does not end before its sessions.
+    pub fn ended(&self) -> impl Future<Output = Option<Shutdown>> + Send + use<IO, P, A> {
+        let mut ended = self.ended.clone();
+        async move { ended.wait_for(Option::is_some).await.map_or(None, |shutdown| *shutdown) }
+    }
+
     fn poll_accept_authenticated(
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<Authenticated<Connection<IO, A>, P>>> {
-        let gone =
-            || io::Error::new(io::ErrorKind::NotConnected, "the task that accepts connections is gone");
+        let gone = || io::Error::new(io::ErrorKind::NotConnected, "no more connections are accepted");
         self.ready.poll_recv(cx).map(|stream| stream.ok_or_else(gone))
     }
 }
 
 // Nothing of it is ever pinned.
 impl<IO, P, A> Unpin for Incoming<IO, P, A> {}
-
-impl<IO, P, A> Drop for Incoming<IO, P, A> {
-    fn drop(&mut self) {
-        self.server.abort();
-    }
-}
 
 impl<IO, P, A> Stream for Incoming<IO, P, A> {
     type Item = io::Result<Authenticated<Connection<IO, A>, P>>;

@@ -6,7 +6,8 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_util::sync::CancellationToken;
 
-use crate::transport::{Transport, TransportInfo};
+use super::place::Place;
+use crate::transport::{PeerAddr, Transport, TransportInfo};
 
 /// A stream as [`serve`](super::serve) accepted it: with the address that it came from, so that nobody has to ask the
 /// kernel again, and with the server's word that it is time to finish.
@@ -15,12 +16,19 @@ pub struct Connection<IO, A = SocketAddr> {
     io: IO,
     addr: A,
     shutdown: CancellationToken,
+    // Given back when it is dropped.
+    _place: Option<Place>,
 }
 
 impl<IO, A> Connection<IO, A> {
     /// A connection from `addr`, for accept loops of one's own; `shutdown` is cancelled when it is time to finish.
     pub const fn new(io: IO, addr: A, shutdown: CancellationToken) -> Self {
-        Self { io, addr, shutdown }
+        Self { io, addr, shutdown, _place: None }
+    }
+
+    /// It takes this place as long as it is there.
+    pub(super) fn at(self, place: Option<Place>) -> Self {
+        Self { _place: place, ..self }
     }
 
     /// Where it came from, as `accept` said.
@@ -43,7 +51,11 @@ impl<IO, A> Connection<IO, A> {
         &self.shutdown
     }
 
-    /// The stream, the address and the token: what [`new`](Self::new) takes, once TLS is spoken over the stream, say.
+    /// The stream, the address and the token: what [`new`](Self::new) takes.
+    ///
+    /// The server does not know of the stream any more: it does not count as one of
+    /// [`max_connections`](super::Serve::max_connections), and a shutdown does not wait for it. For TLS there is no
+    /// need of that: it can be spoken over the connection as it is.
     pub fn into_parts(self) -> (IO, A, CancellationToken) {
         (self.io, self.addr, self.shutdown)
     }
@@ -52,9 +64,11 @@ impl<IO, A> Connection<IO, A> {
 // Nothing but the stream is ever pinned.
 impl<IO: Unpin, A> Unpin for Connection<IO, A> {}
 
-impl<IO: Transport, A> Transport for Connection<IO, A> {
-    fn transport_info(&self) -> TransportInfo {
-        self.io.transport_info().shutdown(self.shutdown.clone())
+impl<IO: Transport, A: PeerAddr> Transport for Connection<IO, A> {
+    fn describe(&self, info: &mut TransportInfo) {
+        info.shutdown.get_or_insert_with(|| self.shutdown.clone());
+        info.peer_addr = info.peer_addr.or_else(|| self.addr.socket_addr());
+        self.io.describe(info);
     }
 
     fn set_nodelay(&self) -> io::Result<()> {

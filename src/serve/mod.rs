@@ -48,15 +48,20 @@
 //! | `timeout`, `handle_timeout` | [`ChallengeLayer::timeout`](crate::ChallengeLayer::timeout) for the handshake, tower's `timeout` for all of it |
 //! | `request_queue_size` | the backlog of the listener: `TcpSocket::listen` |
 //! | `allow_reuse_address` | `TcpListener::bind` sets it on Unix |
-//! | `max_children` (`ForkingMixIn`) | tower's `concurrency_limit` on the inner service |
+//! | `max_children` (`ForkingMixIn`) | [`Serve::max_connections`], or tower's `concurrency_limit` on the inner service for sessions alone |
 
 mod catch_panic;
 mod connection;
 mod error;
 mod listen;
+mod place;
 mod run;
+mod settings;
+mod shutdown;
 
 pub use self::connection::Connection;
 pub use self::error::ServeError;
 pub(crate) use self::run::OnError;
-pub use self::run::{Serve, Shutdown, serve};
+pub use self::run::{Serve, serve};
+pub(crate) use self::settings::Settings;
+pub use self::shutdown::Shutdown;

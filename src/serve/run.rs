@@ -1,22 +1,21 @@
 use std::fmt;
 use std::future::{IntoFuture, poll_fn};
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::task::{JoinError, JoinSet};
-use tokio::time::sleep;
 use tokio_util::net::Listener;
 use tokio_util::sync::CancellationToken;
 use tower_service::Service;
 
 use super::catch_panic::CatchPanic;
 use super::listen::Listen;
+use super::place::Places;
+use super::settings::Settings;
+use super::shutdown::{BoxFuture, Patience, Shutdown};
 use super::{Connection, ServeError};
 use crate::transport::Transport;
-
-/// How long sessions may go on after the signal, unless told otherwise.
-const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Serves each connection of `listener` with `service`, in a task of its own: a server, once it is awaited.
 ///
@@ -30,7 +29,7 @@ where
     L: Listener,
     S: Service<Connection<L::Io, L::Addr>>,
 {
-    Serve { listener, service, signal: None, shutdown_timeout: SHUTDOWN_TIMEOUT, on_error: Box::new(|_| {}) }
+    Serve { listener, service, settings: Settings::default(), on_error: Box::new(|_| {}) }
 }
 
 /// Who is told of what went wrong.
@@ -60,22 +59,9 @@ where
 {
     listener: L,
     service: S,
-    signal: Option<BoxFuture<()>>,
-    shutdown_timeout: Duration,
+    settings: Settings,
     on_error: OnError<S::Error, L::Addr>,
 }
-
-/// How a server ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Shutdown {
-    /// Connections that ended by themselves after the signal or just before, handshakes, errors and panics included.
-    pub finished: usize,
-    /// Connections that were aborted at the deadline.
-    pub aborted: usize,
-}
-
-type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
 impl<L, S> Serve<L, S>
 where
@@ -87,14 +73,42 @@ where
     /// ([`Authenticated::shutdown_token`](crate::Authenticated::shutdown_token)) and go on until they end or until
     /// [`shutdown_timeout`](Self::shutdown_timeout) has passed; then they are aborted.
     pub fn with_graceful_shutdown(mut self, signal: impl Future<Output = ()> + Send + 'static) -> Self {
-        self.signal = Some(Box::pin(signal));
+        self.settings.graceful_shutdown = Some(Box::pin(signal));
+        self
+    }
+
+    /// Ends the server at once when `signal` is ready, after the one of
+    /// [`with_graceful_shutdown`](Self::with_graceful_shutdown): what is still there is aborted. It is not polled
+    /// before the first signal has come, so that both may wait for Ctrl-C, say.
+    pub fn with_forced_shutdown(mut self, signal: impl Future<Output = ()> + Send + 'static) -> Self {
+        self.settings.forced_shutdown = Some(Box::pin(signal));
         self
     }
 
     /// Sets how long sessions may go on after the signal. Default: 30 seconds.
     pub fn shutdown_timeout(mut self, timeout: Duration) -> Self {
-        self.shutdown_timeout = timeout;
+        self.settings.shutdown_timeout = timeout;
         self
+    }
+
+    /// Sets how many connections there may be at the same time, handshakes and sessions together. Default: no limit.
+    ///
+    /// Where there are so many, nothing is accepted: who comes waits in the kernel's queue, and is served in order when
+    /// a connection is dropped. Strangers wait in the same queue and take the same places, so it must be larger than what
+    /// [`Admission`](crate::Admission) lets be pending; the difference is what is there for sessions. A connection
+    /// counts as long as its stream is there, also where the service has handed that on.
+    ///
+    /// # Panics
+    ///
+    /// If it is zero.
+    pub fn max_connections(mut self, max: usize) -> Self {
+        self.settings.set_max_connections(max);
+        self
+    }
+
+    /// Takes over what has been set elsewhere.
+    pub(crate) fn with_settings(self, settings: Settings) -> Self {
+        Self { settings, ..self }
     }
 
     /// Sets who is told of what went wrong. Called between two accepts: it must neither block nor panic.
@@ -113,8 +127,13 @@ where
     type IntoFuture = BoxFuture<Self::Output>;
 
     fn into_future(self) -> Self::IntoFuture {
-        let server = Server { service: self.service, on_error: self.on_error, connections: JoinSet::new() };
-        Box::pin(server.run(self.listener, self.signal, self.shutdown_timeout))
+        let server = Server {
+            service: self.service,
+            on_error: self.on_error,
+            connections: JoinSet::new(),
+            places: self.settings.places(),
+        };
+        Box::pin(server.run(self.listener, self.settings))
     }
 }
 
@@ -133,6 +152,7 @@ struct Server<S, E, A> {
     service: S,
     on_error: OnError<E, A>,
     connections: JoinSet<Ended<E, A>>,
+    places: Places,
 }
 
 /// How a connection's task ended.
@@ -144,12 +164,7 @@ enum Event<IO, A> {
 }
 
 impl<S, E: Send + 'static, A: Clone + Send + 'static> Server<S, E, A> {
-    async fn run<L>(
-        mut self,
-        listener: L,
-        mut signal: Option<BoxFuture<()>>,
-        shutdown_timeout: Duration,
-    ) -> Result<Shutdown, E>
+    async fn run<L>(mut self, listener: L, mut settings: Settings) -> Result<Shutdown, E>
     where
         L: Listener<Io: Transport + Send + 'static, Addr = A>,
         S: Service<Connection<L::Io, A>, Future: Send, Error = E> + Clone + Send + 'static,
@@ -159,8 +174,12 @@ impl<S, E: Send + 'static, A: Clone + Send + 'static> Server<S, E, A> {
         // Told at the signal, and where the future is dropped: some sessions may be out of reach of an abort.
         let told = shutdown.clone().drop_guard();
         let stopped = loop {
-            match poll_fn(|cx| self.poll_event(&mut listener, &mut signal, cx)).await {
-                Ok(Event::Accepted(io, addr)) => self.spawn(Connection::new(io, addr, shutdown.clone())),
+            match poll_fn(|cx| self.poll_event(&mut listener, &mut settings.graceful_shutdown, cx)).await {
+                Ok(Event::Accepted(io, addr)) => {
+                    let connection = Connection::new(io, addr, shutdown.clone());
+                    let connection = connection.at(self.places.take());
+                    self.spawn(connection);
+                }
                 Ok(Event::Signal) => break Ok(()),
                 Err(error) => break Err(error),
             }
@@ -168,7 +187,7 @@ impl<S, E: Send + 'static, A: Clone + Send + 'static> Server<S, E, A> {
         // First of all nobody else comes in; then pending handshakes end, and sessions know.
         drop(listener);
         drop(told);
-        let shutdown = self.wind_down(shutdown_timeout).await;
+        let shutdown = self.wind_down(settings.patience()).await;
         stopped.map(|()| shutdown)
     }
 
@@ -186,9 +205,10 @@ impl<S, E: Send + 'static, A: Clone + Send + 'static> Server<S, E, A> {
             return Poll::Ready(Ok(Event::Signal));
         }
         while let Poll::Ready(Some(ended)) = self.connections.poll_join_next(cx) {
-            self.report(ended);
+            report(&mut self.on_error, ended);
         }
         loop {
+            ready!(self.places.poll_reserve(cx));
             ready!(self.service.poll_ready(cx))?;
             match ready!(listener.poll_accept(cx)) {
                 Ok((io, addr)) => return Poll::Ready(Ok(Event::Accepted(io, addr))),
@@ -216,33 +236,48 @@ impl<S, E: Send + 'static, A: Clone + Send + 'static> Server<S, E, A> {
         });
     }
 
-    /// Waits for the connections to end, and aborts those that have not when the time is up.
-    async fn wind_down(&mut self, timeout: Duration) -> Shutdown {
-        let mut shutdown = Shutdown { finished: 0, aborted: 0 };
-        let mut deadline = pin!(sleep(timeout));
-        let mut aborting = false;
-        let mut next = |connections: &mut JoinSet<_>, cx: &mut Context<'_>| {
-            if !aborting && deadline.as_mut().poll(cx).is_ready() {
-                aborting = true;
-                connections.abort_all();
-            }
-            connections.poll_join_next(cx)
-        };
-        while let Some(ended) = poll_fn(|cx| next(&mut self.connections, cx)).await {
-            if ended.as_ref().is_err_and(JoinError::is_cancelled) {
-                shutdown.aborted += 1;
-            } else {
-                shutdown.finished += 1;
-            }
-            self.report(ended);
+    /// Waits for the connections to end, and aborts those that have not when patience is used up.
+    async fn wind_down(mut self, mut patience: Patience) -> Shutdown {
+        // Nobody is called any more, and what it holds is not held on to.
+        drop(self.service);
+        let mut shutdown = Shutdown::default();
+        let leaving = self.places.close();
+        {
+            let mut gone = pin!(leaving.gone());
+            let mut aborting = false;
+            let until_the_end = |cx: &mut Context<'_>| {
+                if !aborting && patience.poll_end(cx).is_ready() {
+                    aborting = true;
+                    self.connections.abort_all();
+                }
+                while let Some(ended) = ready!(self.connections.poll_join_next(cx)) {
+                    shutdown.count(&ended);
+                    report(&mut self.on_error, ended);
+                }
+                // The streams that went elsewhere are waited for, too.
+                if aborting { Poll::Ready(()) } else { gone.as_mut().poll(cx) }
+            };
+            poll_fn(until_the_end).await;
         }
+        shutdown.detached = leaving.len();
         shutdown
     }
+}
 
-    fn report(&mut self, ended: Result<Ended<E, A>, JoinError>) {
-        // A task of ours does not panic, and one that was aborted has nothing to tell.
-        if let Ok(Err(error)) = ended {
-            (self.on_error)(error);
-        }
+impl Shutdown {
+    fn count<E, A>(&mut self, ended: &Result<Ended<E, A>, JoinError>) {
+        *match ended {
+            Ok(Ok(())) => &mut self.completed,
+            Ok(Err(ServeError::Panicked { .. })) => &mut self.panicked,
+            Ok(Err(_)) => &mut self.failed,
+            Err(_) => &mut self.aborted,
+        } += 1;
+    }
+}
+
+fn report<E, A>(on_error: &mut OnError<E, A>, ended: Result<Ended<E, A>, JoinError>) {
+    // A task of ours does not panic, and one that was aborted has nothing to tell.
+    if let Ok(Err(error)) = ended {
+        on_error(error);
     }
 }

@@ -5,13 +5,15 @@ use std::time::Duration;
 
 use pin_project_lite::pin_project;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::time::{Sleep, sleep_until};
+use tokio::time::{Instant, Sleep, sleep_until};
 use tower_service::Service;
 
 use super::AcceptError;
-use crate::handshake::{Accept, deadline_in, poll_timer};
+use crate::admission::Slot;
+use crate::handshake::{Accept, poll_timer};
 use crate::mechanism::{Mechanism, PeerOf, Server};
 use crate::stream::Authenticated;
+use crate::time::after;
 
 pin_project! {
     /// The response of [`Challenge`](super::Challenge): the handshake, then the inner service's response.
@@ -45,6 +47,8 @@ pin_project! {
         },
         Waiting {
             stream: Option<Authenticated<IO, PeerOf<M>>>,
+            // Who waits here has proven itself, but is nobody's yet.
+            slot: Option<Slot>,
             service: S,
             #[pin]
             deadline: Sleep,
@@ -80,23 +84,25 @@ where
         let mut this = self.project();
         loop {
             let outcome = match this.state.as_mut().project() {
-                StateProj::Handshaking { accept, service } => match ready!(accept.poll(cx)) {
-                    Ok(stream) => {
+                StateProj::Handshaking { accept, service } => match ready!(accept.poll_admitted(cx)) {
+                    Ok((stream, slot)) => {
                         // handshake over -> inner service driven to readiness
                         let waiting = State::Waiting {
                             stream: Some(stream),
+                            slot,
                             service: service.take().expect("set until the handshake is over"),
-                            deadline: sleep_until(deadline_in(*this.ready_timeout)),
+                            deadline: sleep_until(after(Instant::now(), *this.ready_timeout)),
                         };
                         this.state.set(waiting);
                         continue;
                     }
                     Err(error) => Err(AcceptError::Handshake(error)),
                 },
-                StateProj::Waiting { stream, service, deadline } => match service.poll_ready(cx) {
+                StateProj::Waiting { stream, slot, service, deadline } => match service.poll_ready(cx) {
                     Poll::Ready(Ok(())) => {
                         // inner service ready -> called
                         let stream = stream.take().expect("set until the service is called");
+                        drop(slot.take());
                         let response = service.call(stream);
                         this.state.set(State::Called { response });
                         continue;

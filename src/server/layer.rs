@@ -5,6 +5,7 @@ use tower_layer::Layer;
 
 use super::Challenge;
 use crate::acceptor::Acceptor;
+use crate::admission::Admission;
 use crate::transport::AskStream;
 
 /// Puts a handshake in front of a service of streams. Cheap to clone.
@@ -32,6 +33,13 @@ impl<M, X> ChallengeLayer<M, X> {
     #[must_use]
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.acceptor = self.acceptor.timeout(timeout);
+        self
+    }
+
+    /// Sets who is admitted: see [`Acceptor::admission`].
+    #[must_use]
+    pub fn admission(mut self, admission: Admission) -> Self {
+        self.acceptor = self.acceptor.admission(admission);
         self
     }
 

@@ -1,16 +1,19 @@
 //! What surrounds a stream: what it can say of itself beyond its bytes.
 
 mod binding;
+mod peer_addr;
 #[cfg(feature = "rustls")]
 mod rustls;
 
 use std::io;
+use std::net::SocketAddr;
 
 use tokio::io::{AsyncRead, AsyncWrite, BufStream, DuplexStream};
 use tokio_util::either::Either;
 use tokio_util::sync::CancellationToken;
 
 pub use self::binding::{ChannelBinding, ChannelBindingError};
+pub use self::peer_addr::PeerAddr;
 
 /// What is known about a stream, from the stream itself ([`Transport`]) or from a function that looks at it.
 #[derive(Clone, Debug, Default)]
@@ -19,6 +22,9 @@ pub struct TransportInfo {
     /// Cancelled when it is time to finish: a handshake that is pending then ends at once, and a session can see it
     /// through [`Authenticated::shutdown_token`](crate::Authenticated::shutdown_token).
     pub shutdown: Option<CancellationToken>,
+    /// Where the peer is: its source, as far as [admission](crate::admission) goes. What it says of itself proves nothing, but
+    /// over TCP it must at least be able to answer from there.
+    pub peer_addr: Option<SocketAddr>,
     /// What channel the stream is, if it can say: a TLS stream can, a socket can't.
     pub channel_binding: Option<ChannelBinding>,
 }
@@ -34,6 +40,13 @@ impl TransportInfo {
     #[must_use]
     pub fn shutdown(mut self, token: CancellationToken) -> Self {
         self.shutdown = Some(token);
+        self
+    }
+
+    /// Sets [`peer_addr`](Self::peer_addr).
+    #[must_use]
+    pub fn peer_addr(mut self, addr: SocketAddr) -> Self {
+        self.peer_addr = Some(addr);
         self
     }
 
@@ -57,10 +70,18 @@ impl TransportInfo {
     note = "for any other: `.inspect(|_io: &{Self}| TransportInfo::new())` on the layer, acceptor or connector"
 )]
 pub trait Transport {
-    /// What is known about this stream. Nothing, by default.
+    /// What is known about this stream.
     fn transport_info(&self) -> TransportInfo {
-        TransportInfo::new()
+        let mut info = TransportInfo::new();
+        self.describe(&mut info);
+        info
     }
+
+    /// Adds what this stream knows and is not known yet. Nothing, by default.
+    ///
+    /// A wrapper adds what it knows itself, then passes the question on: what is nearer to the application counts, and
+    /// a socket is not asked for an address that `accept` has told.
+    fn describe(&self, _info: &mut TransportInfo) {}
 
     /// Sets `TCP_NODELAY`, where there is such a thing; `serve` does so for each connection.
     ///
@@ -98,6 +119,11 @@ impl Transport for DuplexStream {}
 
 #[cfg(feature = "net")]
 impl Transport for tokio::net::TcpStream {
+    /// With the peer's address, unless it is gone already.
+    fn describe(&self, info: &mut TransportInfo) {
+        info.peer_addr = info.peer_addr.or_else(|| self.peer_addr().ok());
+    }
+
     fn set_nodelay(&self) -> io::Result<()> {
         Self::set_nodelay(self, true)
     }
@@ -107,8 +133,8 @@ impl Transport for tokio::net::TcpStream {
 impl Transport for tokio::net::UnixStream {}
 
 impl<T: Transport + ?Sized> Transport for &mut T {
-    fn transport_info(&self) -> TransportInfo {
-        (**self).transport_info()
+    fn describe(&self, info: &mut TransportInfo) {
+        (**self).describe(info);
     }
 
     fn set_nodelay(&self) -> io::Result<()> {
@@ -117,8 +143,8 @@ impl<T: Transport + ?Sized> Transport for &mut T {
 }
 
 impl<T: Transport + ?Sized> Transport for Box<T> {
-    fn transport_info(&self) -> TransportInfo {
-        (**self).transport_info()
+    fn describe(&self, info: &mut TransportInfo) {
+        (**self).describe(info);
     }
 
     fn set_nodelay(&self) -> io::Result<()> {
@@ -127,8 +153,8 @@ impl<T: Transport + ?Sized> Transport for Box<T> {
 }
 
 impl<T: Transport + AsyncRead + AsyncWrite> Transport for BufStream<T> {
-    fn transport_info(&self) -> TransportInfo {
-        self.get_ref().transport_info()
+    fn describe(&self, info: &mut TransportInfo) {
+        self.get_ref().describe(info);
     }
 
     fn set_nodelay(&self) -> io::Result<()> {
@@ -137,10 +163,10 @@ impl<T: Transport + AsyncRead + AsyncWrite> Transport for BufStream<T> {
 }
 
 impl<L: Transport, R: Transport> Transport for Either<L, R> {
-    fn transport_info(&self) -> TransportInfo {
+    fn describe(&self, info: &mut TransportInfo) {
         match self {
-            Self::Left(left) => left.transport_info(),
-            Self::Right(right) => right.transport_info(),
+            Self::Left(left) => left.describe(info),
+            Self::Right(right) => right.describe(info),
         }
     }
 
@@ -159,9 +185,12 @@ mod tests {
     struct Knows;
 
     impl Transport for Knows {
-        fn transport_info(&self) -> TransportInfo {
+        fn describe(&self, info: &mut TransportInfo) {
             let binding = ChannelBinding::new("kind", "data").expect("a binding");
-            TransportInfo::new().channel_binding(binding).shutdown(CancellationToken::new())
+            *info = std::mem::take(info)
+                .channel_binding(binding)
+                .shutdown(CancellationToken::new())
+                .peer_addr(([192, 0, 2, 1], 7).into());
         }
 
         fn set_nodelay(&self) -> io::Result<()> {
@@ -210,6 +239,7 @@ mod tests {
             let info = stream.transport_info();
             assert_eq!(info.channel_binding.expect("passed on").data(), b"data");
             assert!(info.shutdown.is_some());
+            assert_eq!(info.peer_addr, Some(([192, 0, 2, 1], 7).into()));
             assert!(stream.set_nodelay().is_err());
         }
         passes(&&mut Knows);

@@ -29,9 +29,11 @@ macro_rules! transport {
     ($($stream:ty),*) => {$(
         /// With the channel binding `tls-exporter` under TLS 1.3, and what the stream underneath says of itself.
         impl<IO: Transport> Transport for $stream {
-            fn transport_info(&self) -> TransportInfo {
+            fn describe(&self, info: &mut TransportInfo) {
                 let (io, connection) = self.get_ref();
-                TransportInfo { channel_binding: ChannelBinding::tls_exporter(connection), ..io.transport_info() }
+                info.channel_binding =
+                    info.channel_binding.take().or_else(|| ChannelBinding::tls_exporter(connection));
+                io.describe(info);
             }
 
             fn set_nodelay(&self) -> io::Result<()> {
@@ -45,10 +47,10 @@ transport!(client::TlsStream<IO>, server::TlsStream<IO>);
 
 /// That of the side it is.
 impl<IO: Transport> Transport for TlsStream<IO> {
-    fn transport_info(&self) -> TransportInfo {
+    fn describe(&self, info: &mut TransportInfo) {
         match self {
-            Self::Client(stream) => stream.transport_info(),
-            Self::Server(stream) => stream.transport_info(),
+            Self::Client(stream) => stream.describe(info),
+            Self::Server(stream) => stream.describe(info),
         }
     }
 

@@ -1,0 +1,77 @@
+use std::net::IpAddr;
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+
+/// Whose handshake it is, as far as limits go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) enum Source {
+    /// A stream that does not know where it comes from: all of them are one source.
+    Unknown,
+    /// A prefix that is exempt from share and penalties, yet shed like any other.
+    Exempt(IpNet),
+    Limited(IpNet),
+}
+
+impl Source {
+    /// The prefix, if limits apply to it.
+    pub(super) fn limited(self) -> Option<IpNet> {
+        match self {
+            Self::Limited(net) => Some(net),
+            Self::Unknown | Self::Exempt(_) => None,
+        }
+    }
+}
+
+/// What counts as one source, and which are exempt.
+#[derive(Clone, Debug)]
+pub(super) struct Sources {
+    pub(super) v4_len: u8,
+    pub(super) v6_len: u8,
+    pub(super) exempt: Vec<IpNet>,
+}
+
+impl Sources {
+    pub(super) fn of(&self, ip: Option<IpAddr>) -> Source {
+        // A dual-stack listener has all of IPv4 in ::ffff:0:0/96, which must not be one source.
+        let Some(ip) = ip.map(|ip| ip.to_canonical()) else { return Source::Unknown };
+        let net = match ip {
+            IpAddr::V4(ip) => Ipv4Net::new(ip, self.v4_len).map(|net| IpNet::V4(net.trunc())),
+            IpAddr::V6(ip) => Ipv6Net::new(ip, self.v6_len).map(|net| IpNet::V6(net.trunc())),
+        }
+        .expect("lengths are checked by the builder");
+        if self.exempt.iter().any(|exempt| exempt.contains(&ip)) {
+            Source::Exempt(net)
+        } else {
+            Source::Limited(net)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(sources: &Sources, ip: &str) -> String {
+        match sources.of(Some(ip.parse().unwrap())) {
+            Source::Unknown => unreachable!("it has an address"),
+            Source::Exempt(net) => format!("exempt {net}"),
+            Source::Limited(net) => net.to_string(),
+        }
+    }
+
+    #[test]
+    fn an_ipv4_address_or_an_ipv6_64_is_one_source() {
+        let exempt = ["10.0.0.0/8", "fd00::/8"].map(|net| net.parse().unwrap()).to_vec();
+        let sources = Sources { v4_len: 32, v6_len: 64, exempt };
+        assert_eq!(of(&sources, "192.0.2.7"), "192.0.2.7/32");
+        assert_eq!(of(&sources, "::ffff:192.0.2.7"), "192.0.2.7/32");
+        assert_eq!(of(&sources, "2001:db8:1:2:3:4:5:6"), "2001:db8:1:2::/64");
+        assert_eq!(of(&sources, "10.1.2.3"), "exempt 10.1.2.3/32");
+        assert_eq!(of(&sources, "::ffff:10.1.2.3"), "exempt 10.1.2.3/32");
+        assert_eq!(of(&sources, "fd12::1"), "exempt fd12::/64");
+        assert_eq!(sources.of(None), Source::Unknown);
+        let coarse = Sources { v4_len: 24, v6_len: 48, exempt: Vec::new() };
+        assert_eq!(of(&coarse, "192.0.2.7"), "192.0.2.0/24");
+        assert_eq!(of(&coarse, "2001:db8:1:2::5"), "2001:db8:1::/48");
+    }
+}
