@@ -10,7 +10,7 @@ use futures::StreamExt as _;
 use support::{answer_by_hand, connector, read_array, read_verdict, ring};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::{sleep, timeout};
 use tower_challenge::incoming::IncomingBuilder;
 use tower_challenge::{Authenticated, ChallengeLayer, Connection, Identity, Incoming, one_way};
@@ -152,4 +152,70 @@ async fn dropping_it_closes_the_listener_and_what_is_pending_and_nothing_else() 
     assert!(stream.shutdown_token().unwrap().is_cancelled(), "but it can see that it is time");
     stream.write_all(b"still here").await.unwrap();
     assert_eq!(&read_array::<10>(&mut pulled).await, b"still here");
+}
+
+#[tokio::test]
+async fn after_the_signal_what_waits_can_still_be_pulled_and_what_was_pulled_is_waited_for() {
+    let (stop, stopped) = oneshot::channel::<()>();
+    let builder = builder().await.with_graceful_shutdown(async { stopped.await.unwrap_or_default() });
+    let mut incoming = builder.start().unwrap();
+    let addr = *incoming.local_addr();
+    let ended = tokio::spawn(incoming.ended());
+    let mut clients = Vec::new();
+    for key in ["a", "b"] {
+        let mut client = connect(addr, key).await;
+        assert_eq!(read_verdict(&mut client).await, support::ACCEPTED);
+        clients.push(client);
+    }
+    let mut pending = TcpStream::connect(addr).await.unwrap();
+    read_array::<32>(&mut pending).await;
+    let first = incoming.accept().await.unwrap();
+
+    stop.send(()).unwrap();
+    assert_eq!(pending.read(&mut [0]).await.unwrap(), 0, "ended at once");
+    first.shutdown_token().unwrap().cancelled().await;
+    let second = incoming.accept().await.unwrap();
+    assert_eq!(
+        (first.peer().key_id(), second.peer().key_id()),
+        (&"a".parse().unwrap(), &"b".parse().unwrap())
+    );
+    assert!(incoming.accept().await.is_err(), "there are no more");
+    assert!(incoming.next().await.is_none());
+
+    assert!(!ended.is_finished());
+    drop((first, second));
+    let shutdown = ended.await.unwrap().unwrap();
+    assert_eq!((shutdown.failed, shutdown.aborted, shutdown.detached), (1, 0, 0));
+}
+
+#[tokio::test]
+async fn a_second_signal_or_the_deadline_does_not_wait_for_what_was_pulled() {
+    for deadline in [false, true] {
+        let (forced, force) = oneshot::channel::<()>();
+        let builder = builder().await.with_forced_shutdown(async { force.await.unwrap_or_default() });
+        let timeout = if deadline { Duration::from_millis(20) } else { Duration::from_secs(3600) };
+        let mut incoming = builder.shutdown_timeout(timeout).start().unwrap();
+        let _client = connect(*incoming.local_addr(), "a").await;
+        let mut pulled = incoming.accept().await.unwrap();
+        let ended = incoming.ended();
+        drop(incoming);
+        if !deadline {
+            forced.send(()).unwrap();
+        }
+        assert_eq!(ended.await.unwrap().detached, 1);
+        pulled.write_all(b"still here").await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn what_was_pulled_counts_for_the_total() {
+    let mut incoming = builder().await.max_connections(1).start().unwrap();
+    let addr = *incoming.local_addr();
+    let _first = connect(addr, "a").await;
+    let pulled = incoming.accept().await.unwrap();
+    let mut second = TcpStream::connect(addr).await.unwrap();
+    assert!(timeout(Duration::from_millis(50), second.read(&mut [0])).await.is_err(), "not challenged");
+    drop(pulled);
+    answer_by_hand(&mut second, "b").await;
+    assert_eq!(incoming.accept().await.unwrap().peer().key_id(), &"b");
 }

@@ -322,3 +322,186 @@ async fn errors_have_the_address_and_the_kind() {
     assert_eq!(tell.recv().await.unwrap(), (from, HandshakeErrorKind::ClosedEarly));
     server.abort();
 }
+
+/// Waits until so many have been seen.
+async fn eventually(what: impl Fn() -> bool) {
+    while !what() {
+        sleep(Duration::from_millis(1)).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn above_the_total_nobody_is_accepted_and_the_queue_is_served_in_order() {
+    let (accepts, listener) = mpsc::channel(64);
+    let (called, mut call) = mpsc::unbounded_channel();
+    let service = ServiceBuilder::new().layer(layer()).service_fn(move |stream: Stream<DuplexStream, ()>| {
+        called.send(stream).unwrap();
+        std::future::ready(Ok::<_, io::Error>(()))
+    });
+    let server = tokio::spawn(serve(Accepts(listener), service).max_connections(2).into_future());
+    let mut clients = Vec::new();
+    for _ in 0..4 {
+        let (client, io) = duplex(64);
+        accepts.send(Ok(io)).await.unwrap();
+        clients.push(Some(tokio::spawn(connector("key").connect(client))));
+    }
+    let mut sessions = vec![call.recv().await.unwrap(), call.recv().await.unwrap()];
+    sleep(Duration::from_secs(1)).await;
+    assert_eq!(
+        accepts.capacity(),
+        62,
+        "two are left in the queue, though the service has returned for the others"
+    );
+
+    for next in 2..4 {
+        // Who has been waiting longest is next, as soon as a stream is dropped, wherever it has got to.
+        drop(sessions.remove(0));
+        let mut client = clients[next].take().unwrap().await.unwrap().unwrap();
+        let mut session = call.recv().await.unwrap();
+        session.write_all(b"hi").await.unwrap();
+        assert_eq!(&read_array::<2>(&mut client).await, b"hi");
+        sessions.push(session);
+    }
+    server.abort();
+}
+
+/// A stranger takes a place of the total, and gives it back when the handshake is over, whatever comes of it.
+#[tokio::test(start_paused = true)]
+async fn strangers_give_their_places_back() {
+    let (accepts, listener) = mpsc::channel(64);
+    let service = ServiceBuilder::new().layer(layer()).service_fn(handle::<DuplexStream, ()>);
+    let server = tokio::spawn(serve(Accepts(listener), service).max_connections(1).into_future());
+    let mut strangers = Vec::new();
+    for _ in 0..3 {
+        let (stranger, io) = duplex(64);
+        accepts.send(Ok(io)).await.unwrap();
+        strangers.push(stranger);
+    }
+    let (client, io) = duplex(64);
+    accepts.send(Ok(io)).await.unwrap();
+    let begin = Instant::now();
+    let connect = connector("key").timeout(Duration::from_secs(60)).connect(client);
+    echo(&mut connect.await.unwrap()).await;
+    assert!((30..31).contains(&begin.elapsed().as_secs()), "three deadlines of ten seconds");
+    server.abort();
+}
+
+/// How tower's own limit on the sessions goes with the total: those who wait for it have proven themselves.
+#[tokio::test(start_paused = true)]
+async fn a_limit_of_sessions_alone_is_the_inner_service_s() {
+    let (accepts, listener) = mpsc::channel(64);
+    let service = ServiceBuilder::new()
+        .layer(layer().ready_timeout(Duration::from_secs(5)))
+        .concurrency_limit(1)
+        .service_fn(handle::<DuplexStream, ()>);
+    let (told, mut tell) = mpsc::unbounded_channel();
+    let server = serve(Accepts(listener), service)
+        .max_connections(10)
+        .on_error(move |error| told.send(error.to_string()).unwrap());
+    let server = tokio::spawn(server.into_future());
+    let mut clients = Vec::new();
+    for _ in 0..2 {
+        let (client, io) = duplex(64);
+        accepts.send(Ok(io)).await.unwrap();
+        clients.push(connector("key").connect(client).await.unwrap());
+    }
+    echo(&mut clients[0]).await;
+    // The second has been let in, and is not served before the first has gone: or, after a while, not at all.
+    let (client, io) = duplex(64);
+    accepts.send(Ok(io)).await.unwrap();
+    let third = connector("key").connect(client).await.unwrap();
+    drop(clients.remove(0));
+    echo(&mut clients[0]).await;
+    drop(third);
+    assert!(
+        tell.recv().await.unwrap().ends_with("the service was not ready in time for an authenticated peer")
+    );
+    server.abort();
+}
+
+#[tokio::test]
+async fn a_second_signal_ends_at_once_and_all_ends_are_counted() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    let (detached, mut detach) = mpsc::unbounded_channel();
+    let service = ServiceBuilder::new().layer(layer()).service_fn(move |mut stream: Stream| {
+        let detached = detached.clone();
+        async move {
+            let mut buf = [0; 16];
+            let len = stream.read(&mut buf).await?;
+            stream.write_all(b"ok").await?;
+            match &buf[..len] {
+                b"detach" => detached.send(stream).map_err(|_| io::Error::other("nobody there")),
+                b"stay" => std::future::pending().await,
+                order => {
+                    stream.shutdown_token().expect("serve gives one").clone().cancelled().await;
+                    match order {
+                        b"panic" => panic!("as it was told"),
+                        b"fail" => Err(io::Error::other("as it was told")),
+                        _ => Ok(()),
+                    }
+                }
+            }
+        }
+    });
+    let (first, first_signal) = oneshot::channel::<()>();
+    let (second, second_signal) = oneshot::channel::<()>();
+    let server = serve(listener, service)
+        .with_graceful_shutdown(async { first_signal.await.unwrap_or_default() })
+        .with_forced_shutdown(async { second_signal.await.unwrap_or_default() })
+        .shutdown_timeout(Duration::from_secs(3600));
+    let running = tokio::spawn(server.into_future());
+    let mut pending = TcpStream::connect(addr).await.unwrap();
+    read_array::<32>(&mut pending).await;
+    let mut clients = Vec::new();
+    for order in ["end", "end", "fail", "panic", "stay", "detach"] {
+        let mut client = connect(addr).await;
+        client.write_all(order.as_bytes()).await.unwrap();
+        assert_eq!(&read_array::<2>(&mut client).await, b"ok");
+        clients.push(client);
+    }
+    let stream = detach.recv().await.unwrap();
+
+    first.send(()).unwrap();
+    for (i, client) in clients.iter_mut().enumerate() {
+        if i < 4 {
+            assert_eq!(client.read(&mut [0]).await.unwrap(), 0);
+        }
+    }
+    assert!(stream.shutdown_token().unwrap().is_cancelled());
+    assert!(!running.is_finished(), "two are still there");
+    second.send(()).unwrap();
+    let shutdown = running.await.unwrap().unwrap();
+    let Shutdown { completed, failed, panicked, aborted, detached, .. } = shutdown;
+    // The pending handshake is among those that failed; the one that detached ended before, and its stream did not.
+    assert_eq!((completed, failed, panicked, aborted, detached), (2, 2, 1, 1, 1));
+}
+
+/// The second signal is not looked at before the first has come: both may wait for the same Ctrl-C.
+#[tokio::test]
+async fn the_second_signal_alone_does_nothing_and_a_detached_stream_is_waited_for() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    let (detached, mut detach) = mpsc::unbounded_channel();
+    let service = ServiceBuilder::new().layer(layer()).service_fn(move |stream: Stream| {
+        std::future::ready(detached.send(stream).map_err(|_| io::Error::other("nobody there")))
+    });
+    let (first, first_signal) = oneshot::channel::<()>();
+    let polled = Arc::new(AtomicUsize::new(0));
+    let looked = Arc::clone(&polled);
+    let server = serve(listener, service)
+        .with_graceful_shutdown(async { first_signal.await.unwrap_or_default() })
+        .with_forced_shutdown(std::future::poll_fn(move |_| {
+            looked.fetch_add(1, Ordering::Relaxed);
+            Poll::Pending
+        }));
+    let running = tokio::spawn(server.into_future());
+    let _client = connect(addr).await;
+    let stream = detach.recv().await.unwrap();
+    assert_eq!(polled.load(Ordering::Relaxed), 0);
+    first.send(()).unwrap();
+    eventually(|| polled.load(Ordering::Relaxed) > 0).await;
+    assert!(!running.is_finished());
+    drop(stream);
+    assert_eq!(running.await.unwrap().unwrap(), Shutdown::default());
+}

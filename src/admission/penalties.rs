@@ -17,6 +17,7 @@ pub struct Penalties {
     timed_out: Duration,
     malformed: Duration,
     closed_early: Duration,
+    shed: Duration,
     threshold: Duration,
     max: Duration,
     pub(super) max_sources: usize,
@@ -31,6 +32,7 @@ impl Penalties {
             timed_out: Duration::from_secs(10),
             malformed: Duration::from_secs(10),
             closed_early: Duration::from_secs(1),
+            shed: Duration::from_secs(2),
             threshold: Duration::from_secs(15),
             max: Duration::from_secs(600),
             max_sources: 65_536,
@@ -65,6 +67,17 @@ impl Penalties {
     #[must_use]
     pub const fn closed_early(mut self, penalty: Duration) -> Self {
         self.closed_early = penalty;
+        self
+    }
+
+    /// Sets what a handshake adds that was ended in favour of another source ([`Shed`](HandshakeErrorKind::Shed)).
+    /// Default: 2 seconds.
+    ///
+    /// Where the cap is full, whoever comes again as soon as it is dropped costs a handshake each time. With this it
+    /// soon costs no more than a close, and the friend who was shed once in the crowd has nothing to fear.
+    #[must_use]
+    pub const fn shed(mut self, penalty: Duration) -> Self {
+        self.shed = penalty;
         self
     }
 
@@ -103,6 +116,7 @@ impl Penalties {
             HandshakeErrorKind::TimedOut => self.timed_out,
             HandshakeErrorKind::Malformed => self.malformed,
             HandshakeErrorKind::ClosedEarly => self.closed_early,
+            HandshakeErrorKind::Shed => self.shed,
             // The peer can't help it.
             _ => Duration::ZERO,
         }

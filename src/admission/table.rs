@@ -1,6 +1,6 @@
-use std::cmp::Reverse;
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::time::Duration;
 
 use tokio::sync::oneshot;
 
@@ -8,26 +8,46 @@ use super::source::Source;
 use crate::error::HandshakeErrorKind;
 
 /// Which handshakes are pending: how many of each source, and which is to go first.
+///
+/// A source is as large as the time is long for which its pending handshakes have been pending, all together. By their
+/// number alone two quick friends behind one address would be larger than a stranger who has been silent for seconds.
 #[derive(Debug)]
 pub(super) struct Table {
     max_pending: usize,
     max_per_source: usize,
-    // Those that can be shed, oldest first within each source, and how to tell them.
-    pending: BTreeMap<(Source, u64), oneshot::Sender<()>>,
+    // Those that can be shed, oldest first within each source.
+    pending: BTreeMap<(Source, u64), Pending>,
     held: HashMap<Source, Held>,
-    // Every source with something to shed: the last is the largest, and of those the one whose oldest is oldest.
-    by_size: BTreeSet<(usize, Reverse<u64>, Source)>,
+    // The sources that have so many pending, largest first. The order within changes with time only between numbers.
+    by_number: BTreeMap<usize, BTreeSet<Rank>>,
     len: usize,
     next: u64,
+}
+
+#[derive(Debug)]
+struct Pending {
+    tell: oneshot::Sender<()>,
+    begin: Duration,
 }
 
 /// What a source holds.
 #[derive(Clone, Copy, Debug)]
 struct Held {
+    /// All that count.
     all: usize,
+    /// Those that can be shed.
     pending: usize,
-    // The number of the oldest that is pending, if any is.
+    rank: Rank,
+}
+
+/// The order of sources with as many pending: the sooner they began, the larger they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Rank {
+    /// When those that are pending began, added up, in nanoseconds.
+    begins: u128,
+    /// The number of the oldest of them.
     oldest: u64,
+    source: Source,
 }
 
 /// A handshake that may begin.
@@ -45,7 +65,7 @@ impl Table {
             max_per_source,
             pending: BTreeMap::new(),
             held: HashMap::new(),
-            by_size: BTreeSet::new(),
+            by_number: BTreeMap::new(),
             len: 0,
             next: 0,
         }
@@ -56,7 +76,8 @@ impl Table {
         self.len
     }
 
-    pub(super) fn admit(&mut self, source: Source) -> Result<Admitted, HandshakeErrorKind> {
+    /// Lets a handshake begin `now`, counted from whenever.
+    pub(super) fn admit(&mut self, source: Source, now: Duration) -> Result<Admitted, HandshakeErrorKind> {
         let held = self.held.get(&source).map_or(0, |held| held.all);
         if source.limited().is_some() && held >= self.max_per_source {
             return Err(HandshakeErrorKind::OverShare);
@@ -64,8 +85,8 @@ impl Table {
         let number = self.next;
         self.next += 1;
         let (tell, shed) = oneshot::channel();
-        self.insert(source, number, tell);
-        let victim = if self.len > self.max_pending { self.shed_oldest_of_largest() } else { None };
+        self.insert(source, number, Pending { tell, begin: now });
+        let victim = if self.len > self.max_pending { self.shed_oldest_of_largest(now) } else { None };
         match victim {
             // All the others have proven themselves: there is nobody to make room.
             Some((victim, _)) if victim == number => Err(HandshakeErrorKind::Overloaded),
@@ -85,40 +106,63 @@ impl Table {
         self.remove_pending(source, number).is_some()
     }
 
-    fn shed_oldest_of_largest(&mut self) -> Option<(u64, oneshot::Sender<()>)> {
-        let &(_, Reverse(number), source) = self.by_size.last()?;
-        let tell = self.remove_pending(source, number)?;
+    fn shed_oldest_of_largest(&mut self, now: Duration) -> Option<(u64, oneshot::Sender<()>)> {
+        // There are few different numbers: so many are pending that they add up to no more than all. Of sources that
+        // are equally large, those with more.
+        let size = |(&number, ranks): (&usize, &BTreeSet<Rank>)| {
+            let rank = *ranks.first().expect("removed when empty");
+            // Of two threads the one with the later time may have been here first.
+            ((number as u128 * now.as_nanos()).saturating_sub(rank.begins), number, rank)
+        };
+        let (_, _, Rank { oldest, source, .. }) =
+            self.by_number.iter().map(size).max_by_key(|&(time, number, _)| (time, number))?;
+        let pending = self.remove_pending(source, oldest)?;
         self.forget(source);
-        Some((number, tell))
+        Some((oldest, pending.tell))
     }
 
-    fn insert(&mut self, source: Source, number: u64, tell: oneshot::Sender<()>) {
-        let held = self.held.entry(source).or_insert(Held { all: 0, pending: 0, oldest: number });
-        if held.pending == 0 {
-            held.oldest = number;
-        } else {
-            self.by_size.remove(&(held.pending, Reverse(held.oldest), source));
-        }
+    fn insert(&mut self, source: Source, number: u64, pending: Pending) {
+        let rank = Rank { begins: 0, oldest: number, source };
+        let mut held = self.held.get(&source).copied().unwrap_or(Held { all: 0, pending: 0, rank });
+        self.unrank(held);
         held.all += 1;
         held.pending += 1;
-        self.by_size.insert((held.pending, Reverse(held.oldest), source));
-        self.pending.insert((source, number), tell);
+        held.rank.begins += pending.begin.as_nanos();
+        held.rank.oldest = held.rank.oldest.min(number);
+        self.rank(held);
+        self.held.insert(source, held);
+        self.pending.insert((source, number), pending);
         self.len += 1;
     }
 
-    fn remove_pending(&mut self, source: Source, number: u64) -> Option<oneshot::Sender<()>> {
-        let tell = self.pending.remove(&(source, number))?;
-        let held = self.held.get_mut(&source).expect("counted while something is pending");
-        self.by_size.remove(&(held.pending, Reverse(held.oldest), source));
+    fn remove_pending(&mut self, source: Source, number: u64) -> Option<Pending> {
+        let pending = self.pending.remove(&(source, number))?;
+        let mut held = *self.held.get(&source).expect("counted while something is pending");
+        self.unrank(held);
         held.pending -= 1;
-        if held.pending > 0 {
-            if held.oldest == number {
-                let oldest = self.pending.range((source, number)..).next();
-                held.oldest = oldest.expect("more is pending").0.1;
-            }
-            self.by_size.insert((held.pending, Reverse(held.oldest), source));
+        held.rank.begins -= pending.begin.as_nanos();
+        if held.rank.oldest == number {
+            let oldest = self.pending.range((source, number)..=(source, u64::MAX)).next();
+            held.rank.oldest = oldest.map_or(u64::MAX, |(&(_, number), _)| number);
         }
-        Some(tell)
+        self.rank(held);
+        self.held.insert(source, held);
+        Some(pending)
+    }
+
+    fn rank(&mut self, held: Held) {
+        if held.pending > 0 {
+            self.by_number.entry(held.pending).or_default().insert(held.rank);
+        }
+    }
+
+    fn unrank(&mut self, held: Held) {
+        if let Some(ranks) = self.by_number.get_mut(&held.pending) {
+            ranks.remove(&held.rank);
+            if ranks.is_empty() {
+                self.by_number.remove(&held.pending);
+            }
+        }
     }
 
     /// Counts one less.
@@ -141,14 +185,18 @@ mod tests {
         Source::Limited(std::net::IpAddr::from([192, 0, 2, last]).into())
     }
 
+    fn at(millis: u64) -> Duration {
+        Duration::from_millis(millis)
+    }
+
     impl Table {
-        /// Admits all of `sources`, and keeps what tells whether they were shed.
-        fn fill(&mut self, sources: &[u8]) -> Vec<Admitted> {
-            sources.iter().map(|&last| self.admit(source(last)).unwrap()).collect()
+        /// Admits these sources, each at its time, and keeps what tells whether they were shed.
+        fn fill(&mut self, arrivals: &[(u8, u64)]) -> Vec<Admitted> {
+            arrivals.iter().map(|&(last, millis)| self.admit(source(last), at(millis)).unwrap()).collect()
         }
     }
 
-    /// Which of those admitted have been told to go, after the victims among `admitted` were.
+    /// Which of those admitted have been told to go.
     fn shed(admitted: &mut [Admitted]) -> Vec<usize> {
         for victim in admitted.iter_mut().filter_map(|a| a.victim.take()) {
             let _ = victim.send(());
@@ -158,62 +206,99 @@ mod tests {
 
     #[test]
     fn of_the_largest_source_the_oldest_goes() {
-        let mut table = Table::new(5, 3);
-        let mut admitted = table.fill(&[1, 2, 2, 1, 2, 3, 4, 5]);
-        // 3 makes it six: 2 has three, and its oldest is the second; 4: both have two, and 1's is older; 5: 2 has two.
+        let mut table = Table::new(4, 4);
+        let arrivals = [(1, 0), (2, 60), (2, 70), (2, 80), (3, 100), (4, 110), (5, 120)];
+        let mut admitted = table.fill(&arrivals);
+        // At 100, 1 has had 100 ms, 2 has had 40 + 30 + 20; then 2 is the largest, with 40 + 30; then with 40 again.
         assert_eq!(shed(&mut admitted), [0, 1, 2]);
-        assert_eq!(table.len(), 5);
+        assert_eq!(table.len(), 4);
+    }
+
+    #[test]
+    fn at_the_same_time_those_with_more_are_larger_and_then_the_older() {
+        let mut table = Table::new(3, 3);
+        let mut admitted = table.fill(&[(9, 0), (2, 0), (2, 0), (1, 0), (3, 0)]);
+        assert_eq!(shed(&mut admitted), [0, 1]);
+        // Never the newcomer, whatever its address: those who came before it are as old.
+        let mut table = Table::new(2, 2);
+        let mut admitted = table.fill(&[(9, 0), (8, 0), (1, 0)]);
+        assert_eq!(shed(&mut admitted), [0]);
     }
 
     #[test]
     fn a_newcomer_of_the_largest_source_takes_the_place_of_its_own_oldest() {
         let mut table = Table::new(3, 3);
-        let mut admitted = table.fill(&[1, 2, 2, 2]);
+        let mut admitted = table.fill(&[(1, 50), (2, 0), (2, 10), (2, 60)]);
         assert_eq!(shed(&mut admitted), [1]);
     }
 
     #[test]
     fn a_source_has_its_share_and_no_more() {
         let mut table = Table::new(10, 2);
-        let admitted = table.fill(&[1, 1]);
-        assert_eq!(table.admit(source(1)).err(), Some(HandshakeErrorKind::OverShare));
-        assert!(table.admit(source(2)).is_ok());
+        let admitted = table.fill(&[(1, 0), (1, 0)]);
+        let over =
+            |table: &mut Table| table.admit(source(1), at(1)).err() == Some(HandshakeErrorKind::OverShare);
+        assert!(over(&mut table));
+        assert!(table.admit(source(2), at(1)).is_ok());
         // Proven but waiting counts; gone does not.
         assert!(table.prove(source(1), admitted[0].number));
-        assert_eq!(table.admit(source(1)).err(), Some(HandshakeErrorKind::OverShare));
+        assert!(over(&mut table));
         table.release(source(1), admitted[0].number, true);
-        assert!(table.admit(source(1)).is_ok());
+        assert!(!over(&mut table));
         // The unknown and the exempt have none.
         for source in [Source::Unknown, Source::Exempt("10.0.0.0/8".parse().unwrap())] {
-            assert!((0..3).all(|_| table.admit(source).is_ok()));
+            assert!((0..3).all(|_| table.admit(source, at(2)).is_ok()));
         }
     }
 
     #[test]
     fn who_has_proven_itself_is_not_shed() {
         let mut table = Table::new(2, 2);
-        let mut admitted = table.fill(&[1, 1]);
+        let mut admitted = table.fill(&[(1, 0), (1, 0)]);
         assert!(table.prove(source(1), admitted[0].number));
-        admitted.extend(table.fill(&[2]));
+        admitted.extend(table.fill(&[(2, 1)]));
         assert_eq!(shed(&mut admitted), [1]);
         assert!(!table.prove(source(1), admitted[1].number), "too late");
         assert!(table.prove(source(2), admitted[2].number));
-        assert_eq!(table.admit(source(3)).err(), Some(HandshakeErrorKind::Overloaded));
+        assert_eq!(table.admit(source(3), at(2)).err(), Some(HandshakeErrorKind::Overloaded));
         assert_eq!(table.len(), 2);
     }
 
-    /// Against a plain list, over many random steps.
-    #[test]
-    fn it_counts_right_whatever_happens() {
-        struct Model(Vec<(u8, u64, bool)>);
-        impl Model {
-            fn count(&self, last: u8, proven: bool) -> usize {
-                self.0.iter().filter(|m| m.0 == last && (proven || !m.2)).count()
-            }
+    /// One that holds a slot, as a plain list has it.
+    struct Member {
+        last: u8,
+        number: u64,
+        begin: Duration,
+        proven: bool,
+    }
+
+    /// What the table does, done in the plainest way.
+    struct Model(Vec<Member>);
+
+    impl Model {
+        fn count(&self, last: u8) -> usize {
+            self.0.iter().filter(|m| m.last == last).count()
         }
+
+        /// The number of the one that has to go.
+        fn victim(&self, now: Duration) -> u64 {
+            let of = |last| self.0.iter().filter(move |m| m.last == last && !m.proven);
+            let size = |&last: &u8| {
+                let time: Duration = of(last).map(|m| now - m.begin).sum();
+                let oldest = of(last).map(|m| m.number).min().unwrap();
+                (time, of(last).count(), std::cmp::Reverse(oldest))
+            };
+            let largest = (0..8).filter(|&last| of(last).count() > 0).max_by_key(size).unwrap();
+            of(largest).map(|m| m.number).min().unwrap()
+        }
+    }
+
+    #[test]
+    fn it_does_as_a_plain_list_does_whatever_happens() {
         let (cap, share) = (20, 6);
         let mut table = Table::new(cap, share);
         let mut model = Model(Vec::new());
+        let mut now = Duration::ZERO;
         // A small generator of its own, so that a failure can be repeated.
         let mut state = 1_u64;
         let mut random = move |below: usize| {
@@ -221,42 +306,42 @@ mod tests {
             usize::try_from(state >> 33).unwrap() % below
         };
         for _ in 0..50_000 {
-            let at = if model.0.is_empty() { 0 } else { random(model.0.len()) };
+            now += at(random(3) as u64);
+            let place = if model.0.is_empty() { 0 } else { random(model.0.len()) };
             match random(8) {
                 0 if !model.0.is_empty() => {
-                    let (last, number, proven) = model.0.remove(at);
-                    table.release(source(last), number, proven);
+                    let gone = model.0.remove(place);
+                    table.release(source(gone.last), gone.number, gone.proven);
                 }
                 1 if !model.0.is_empty() => {
-                    let member = &mut model.0[at];
-                    assert_eq!(table.prove(source(member.0), member.1), !member.2);
-                    member.2 = true;
+                    let member = &mut model.0[place];
+                    assert_eq!(table.prove(source(member.last), member.number), !member.proven);
+                    member.proven = true;
                 }
                 _ => {
                     let last = u8::try_from(random(8)).unwrap();
-                    let outcome = table.admit(source(last));
-                    if model.count(last, true) >= share {
+                    let outcome = table.admit(source(last), now);
+                    if model.count(last) >= share {
                         assert_eq!(outcome.err(), Some(HandshakeErrorKind::OverShare));
-                    } else if model.0.len() == cap && model.0.iter().all(|m| m.2) {
+                    } else if model.0.len() == cap && model.0.iter().all(|m| m.proven) {
                         assert_eq!(outcome.err(), Some(HandshakeErrorKind::Overloaded));
                     } else {
-                        model.0.push((last, outcome.unwrap().number, false));
+                        let number = outcome.unwrap().number;
+                        model.0.push(Member { last, number, begin: now, proven: false });
                         if model.0.len() > cap {
-                            let largest = (0..8).map(|last| model.count(last, false)).max().unwrap();
-                            let of_largest =
-                                |m: &&(u8, u64, bool)| !m.2 && model.count(m.0, false) == largest;
-                            let number = model.0.iter().filter(of_largest).map(|m| m.1).min().unwrap();
-                            model.0.retain(|m| m.1 != number);
+                            let victim = model.victim(now);
+                            model.0.retain(|m| m.number != victim);
                         }
                     }
                 }
             }
             assert_eq!(table.len(), model.0.len());
-            assert_eq!(table.pending.len(), model.0.iter().filter(|m| !m.2).count());
+            let numbers: BTreeSet<u64> = table.pending.keys().map(|&(_, number)| number).collect();
+            assert_eq!(numbers, model.0.iter().filter(|m| !m.proven).map(|m| m.number).collect());
         }
-        for (last, number, proven) in model.0 {
+        for Member { last, number, proven, .. } in model.0 {
             table.release(source(last), number, proven);
         }
-        assert!(table.len() == 0 && table.held.is_empty() && table.by_size.is_empty());
+        assert!(table.len() == 0 && table.held.is_empty() && table.by_number.is_empty());
     }
 }
