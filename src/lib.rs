@@ -14,12 +14,15 @@ pub mod server;
 pub mod transport;
 
 mod acceptor;
+mod adapters;
 mod connector;
 mod error;
 #[cfg(feature = "net")]
 pub mod incoming;
 #[cfg(any(feature = "mutual", feature = "multiprocessing"))]
 mod kdf;
+#[cfg(any(feature = "axum", feature = "tonic"))]
+mod peer_info;
 mod stream;
 mod time;
 
@@ -45,6 +48,8 @@ pub use self::mechanism::multiprocessing;
 pub use self::mechanism::mutual;
 #[doc(inline)]
 pub use self::mechanism::one_way;
+#[cfg(any(feature = "axum", feature = "tonic"))]
+pub use self::peer_info::PeerInfo;
 #[cfg(feature = "net")]
 #[doc(inline)]
 pub use self::serve::{Connection, serve};

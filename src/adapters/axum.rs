@@ -1,0 +1,49 @@
+//! [`Incoming`] as a listener of `axum::serve`, and [`PeerInfo`] as what its handlers can ask for.
+
+use std::io;
+
+use axum::extract::connect_info::Connected;
+use axum::serve::{IncomingStream, Listener};
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use crate::incoming::Incoming;
+use crate::peer_info::PeerInfo;
+use crate::serve::Connection;
+use crate::stream::Authenticated;
+
+/// Handshakes go on beside it, so that none of them holds up `axum::serve`, which accepts one by one.
+///
+/// # Panics
+///
+/// `accept`, if the task that accepts connections is gone: axum has no way to be told of an error, and a server that is
+/// never called again should not look as if it ran.
+impl<IO, P, A> Listener for Incoming<IO, P, A>
+where
+    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    P: Send + 'static,
+    A: Clone + Send + 'static,
+{
+    type Io = Authenticated<Connection<IO, A>, P>;
+    type Addr = A;
+
+    async fn accept(&mut self) -> (Self::Io, A) {
+        let stream = Self::accept(self).await.unwrap_or_else(|error| panic!("{error}"));
+        let addr = stream.get_ref().addr().clone();
+        (stream, addr)
+    }
+
+    fn local_addr(&self) -> io::Result<A> {
+        Ok(Self::local_addr(self).clone())
+    }
+}
+
+impl<IO, P, A> Connected<IncomingStream<'_, Incoming<IO, P, A>>> for PeerInfo<P, A>
+where
+    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    P: Clone + Send + Sync + 'static,
+    A: Clone + Send + Sync + 'static,
+{
+    fn connect_info(stream: IncomingStream<'_, Incoming<IO, P, A>>) -> Self {
+        Self::new(stream.io().peer().clone(), stream.remote_addr().clone())
+    }
+}
