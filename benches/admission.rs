@@ -17,7 +17,8 @@
 //! All who have shares have a quarter.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap, HashMap};
+use std::collections::{BTreeSet, BinaryHeap, HashMap};
+use std::fmt::Write as _;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
@@ -81,7 +82,7 @@ impl Policy for Shedding {
 #[derive(Default)]
 struct ByNumber {
     // By age within each source.
-    pending: HashMap<Ipv4Addr, BTreeMap<u64, ()>>,
+    pending: HashMap<Ipv4Addr, BTreeSet<u64>>,
     len: usize,
 }
 
@@ -91,13 +92,13 @@ impl Policy for ByNumber {
         if of_source.len() >= SHARE {
             return false;
         }
-        of_source.insert(id, ());
+        of_source.insert(id);
         self.len += 1;
         if self.len > CAP {
-            let size = |of: &BTreeMap<u64, ()>| (of.len(), of.first_key_value().map(|(&id, ())| Reverse(id)));
+            let size = |of: &BTreeSet<u64>| (of.len(), of.first().copied().map(Reverse));
             let largest = self.pending.iter().max_by_key(|(_, of)| size(of)).map(|(&source, _)| source);
             let largest = largest.expect("there are some");
-            let oldest = *self.pending[&largest].first_key_value().expect("the largest has some").0;
+            let oldest = *self.pending[&largest].first().expect("the largest has some");
             self.leave(oldest, largest, Ok(()));
         }
         true
@@ -105,7 +106,7 @@ impl Policy for ByNumber {
 
     fn leave(&mut self, id: u64, source: Ipv4Addr, _: Result<(), HandshakeErrorKind>) -> bool {
         let Some(of_source) = self.pending.get_mut(&source) else { return false };
-        let was_there = of_source.remove(&id).is_some();
+        let was_there = of_source.remove(&id);
         if of_source.is_empty() {
             self.pending.remove(&source);
         }
@@ -161,6 +162,12 @@ impl Random {
     }
 
     /// The time to the next of so many a second, which know nothing of each other.
+    #[allow(
+        clippy::cast_precision_loss,
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "neither is exact, nor has to be"
+    )]
     fn gap(&mut self, per_second: u64) -> u64 {
         let uniform = (self.below(1 << 24) + 1) as f64 / (1_u64 << 24) as f64;
         (-uniform.ln() * SECOND as f64 / per_second as f64) as u64
@@ -246,7 +253,8 @@ async fn main() {
         ];
         let mut line = format!("| {} |", flood.name);
         for policy in policies {
-            line += &format!(" {:.1} % |", 100.0 * simulate(flood, policy).await);
+            let part = 100.0 * simulate(flood, policy).await;
+            write!(line, " {part:.1} % |").expect("a string takes all");
         }
         println!("{line}");
     }

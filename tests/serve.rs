@@ -343,7 +343,7 @@ async fn above_the_total_nobody_is_accepted_and_the_queue_is_served_in_order() {
     for _ in 0..4 {
         let (client, io) = duplex(64);
         accepts.send(Ok(io)).await.unwrap();
-        clients.push(Some(tokio::spawn(connector("key").connect(client))));
+        clients.push(tokio::spawn(connector("key").connect(client)));
     }
     let mut sessions = vec![call.recv().await.unwrap(), call.recv().await.unwrap()];
     sleep(Duration::from_secs(1)).await;
@@ -353,10 +353,10 @@ async fn above_the_total_nobody_is_accepted_and_the_queue_is_served_in_order() {
         "two are left in the queue, though the service has returned for the others"
     );
 
-    for next in 2..4 {
+    for client in clients.split_off(2) {
         // Who has been waiting longest is next, as soon as a stream is dropped, wherever it has got to.
         drop(sessions.remove(0));
-        let mut client = clients[next].take().unwrap().await.unwrap().unwrap();
+        let mut client = client.await.unwrap().unwrap();
         let mut session = call.recv().await.unwrap();
         session.write_all(b"hi").await.unwrap();
         assert_eq!(&read_array::<2>(&mut client).await, b"hi");

@@ -11,7 +11,7 @@ pub(crate) type Outcome = Result<(), String>;
 
 pub(crate) fn all(quick: bool) -> Outcome {
     flood(quick)?;
-    memory(quick)?;
+    memory()?;
     share(quick)?;
     bursts(quick)
 }
@@ -82,57 +82,76 @@ pub(crate) fn back_to_the_start(server: &mut Process, before: &str) -> Outcome {
 }
 
 pub(crate) fn flood(quick: bool) -> Outcome {
-    const DEADLINE: u64 = 10;
     println!(
         "\n# flood: 1,000 may be pending; 10,000 silent strangers come again as soon as they are dropped"
     );
-    let samples = if quick { 500 } else { 5_000 };
-    let (mut server, addr) =
-        server(1_000, 250, DEADLINE, if std::env::var("PEN").is_ok() { &["--penalties"] } else { &[] });
-    let _ = visit(addr, 200);
-    let before = server.ask("stats");
-    let idle = visit(addr, samples);
-
-    for sources in [250, 10_000] {
-        let mut strangers = strangers(addr, 10_000, sources, &[]);
-        wait_until(&mut server, Duration::from_secs(10), |stats| number(stats, "pending") >= 900.0)
-            .ok_or("it does not fill")?;
-        sleep(Duration::from_secs(std::env::var("WARM").map_or(0, |s| s.parse().unwrap())));
-        let (cpu, connections) = (cpu_seconds(server.id()), number(&strangers.ask("stats"), "connections"));
-        let cpu_strangers = cpu_seconds(strangers.id());
-        let begin = Instant::now();
-        let flooded = visit(addr, samples);
-        let seconds = begin.elapsed().as_secs_f64();
-        let told = strangers.ask("stats");
-        println!(
-            "from {sources:>6} sources: {:.0} connections a second; processor: server {:.2}, strangers {:.2}",
-            (number(&told, "connections") - connections) / seconds,
-            (cpu_seconds(server.id()) - cpu) / seconds,
-            (cpu_seconds(strangers.id()) - cpu_strangers) / seconds,
-        );
-        println!("  strangers: {told}");
-        println!("  server: {}", server.ask("stats"));
-        for percent in [50, 99] {
-            println!(
-                "  honest p{percent}: {:.3} ms idle, {:.3} ms flooded: {:.2} times as long",
-                idle.percentile(percent),
-                flooded.percentile(percent),
-                flooded.percentile(percent) / idle.percentile(percent),
-            );
+    let samples = if quick { 1_000 } else { 5_000 };
+    for (sources, penalties) in [(250, false), (10_000, false), (10_000, true)] {
+        println!("from {sources} sources, {} penalties:", if penalties { "with" } else { "without" });
+        // Other work of the machine can make it slower than it is: what is too slow is measured anew.
+        let attempts = (0..3).map(|_| flooded(samples, sources, penalties));
+        let bound = if penalties { 2.0 } else { f64::INFINITY };
+        let mut fast_enough = false;
+        for ratio in attempts {
+            fast_enough = ratio? < bound;
+            if fast_enough {
+                break;
+            }
         }
-        must(flooded.failed == 0, format!("{} honest peers were turned away", flooded.failed))?;
-        drop(strangers);
-        back_to_the_start(&mut server, &before)?;
+        must(fast_enough, "an honest peer's p99 is more than twice what it is without a flood")?;
     }
     Ok(())
 }
 
-pub(crate) fn memory(_quick: bool) -> Outcome {
+/// How much longer an honest peer's p99 is in a flood.
+fn flooded(samples: usize, sources: u32, penalties: bool) -> Result<f64, String> {
+    let more: &[&str] = if penalties { &["--penalties"] } else { &[] };
+    let (mut server, addr) = server(1_000, 250, 10, more);
+    let _ = visit(addr, 200);
+    let before = server.ask("stats");
+    let idle = visit(addr, samples);
+
+    let mut strangers = strangers(addr, 10_000, sources, &[]);
+    let full = wait_until(&mut server, Duration::from_secs(10), |stats| number(stats, "pending") >= 900.0);
+    full.ok_or("the cap is never reached")?;
+    // Penalties add up first.
+    sleep(Duration::from_secs(if penalties { 15 } else { 2 }));
+    let all = |strangers: &mut Process, server: &Process| {
+        (
+            number(&strangers.ask("stats"), "connections"),
+            cpu_seconds(server.id()),
+            cpu_seconds(strangers.id()),
+        )
+    };
+    let (begin, at_first) = (Instant::now(), all(&mut strangers, &server));
+    let flooded = visit(addr, samples);
+    let (seconds, at_last) = (begin.elapsed().as_secs_f64(), all(&mut strangers, &server));
+    println!(
+        "  {:.0} connections a second; processor: server {:.2}, strangers {:.2}; {}",
+        (at_last.0 - at_first.0) / seconds,
+        (at_last.1 - at_first.1) / seconds,
+        (at_last.2 - at_first.2) / seconds,
+        server.ask("stats")
+    );
+    must(flooded.failed == 0, format!("{} honest peers were turned away", flooded.failed))?;
+    for percent in [50, 99] {
+        let (idle, flooded) = (idle.percentile(percent), flooded.percentile(percent));
+        println!(
+            "  honest p{percent}: {idle:.3} ms without them, {flooded:.3} ms with: {:.2} times as long",
+            flooded / idle
+        );
+    }
+    drop(strangers);
+    back_to_the_start(&mut server, &before)?;
+    Ok(flooded.percentile(99) / idle.percentile(99))
+}
+
+pub(crate) fn memory() -> Outcome {
     const STRANGERS: u32 = 10_000;
     const BUDGET: f64 = 2048.0;
-    const DEADLINE: u64 = 5;
+    const DEADLINE: u32 = 5;
     println!("\n# memory: 12,000 may be pending; 10,000 silent strangers");
-    let (mut server, addr) = server(12_000, 250, DEADLINE, &[]);
+    let (mut server, addr) = server(12_000, 250, DEADLINE.into(), &[]);
     // Once before, so that what tables and the runtime have grown to is not counted.
     let before = server.ask("stats");
     let mut strangers = strangers(addr, STRANGERS, 10_000, &[]);
@@ -143,11 +162,11 @@ pub(crate) fn memory(_quick: bool) -> Outcome {
     let each = |name: &str| (number(&full, name) - number(&before, name)) / f64::from(STRANGERS);
     println!("a pending peer: {:.0} bytes allocated, {:.0} bytes resident", each("bytes"), each("rss"));
     must(each("bytes") <= BUDGET, "more than 2 KiB for each pending peer")?;
-    sleep(Duration::from_secs(DEADLINE + 1));
+    sleep(Duration::from_secs(u64::from(DEADLINE) + 1));
     let longest = number(&strangers.ask("stats"), "longest");
     println!("the longest lived: {longest} ms, with a deadline of {DEADLINE} s");
     must(
-        (longest - 1e3 * DEADLINE as f64) <= 1e3,
+        (longest - 1e3 * f64::from(DEADLINE)) <= 1e3,
         "a silent peer outlives the deadline by more than a second",
     )?;
     drop(strangers);

@@ -58,12 +58,20 @@ enum What {
 
 fn main() -> ExitCode {
     let args = Args::parse();
+    // Strangers have machines of their own, and do not get their work done by the server's processor.
+    if let Some((strangers, others)) = process::processors() {
+        match args.what {
+            Some(What::Strangers(_)) => process::pin(&strangers),
+            Some(What::Server(_)) => {}
+            _ => process::pin(&others),
+        }
+    }
     let outcome = match args.what {
         Some(What::Server(args)) => return server::run(&args),
         Some(What::Strangers(args)) => return strangers::run(&args),
         Some(What::Soak(soak)) => soak::run(&soak),
         Some(What::Flood) => experiments::flood(args.quick),
-        Some(What::Memory) => experiments::memory(args.quick),
+        Some(What::Memory) => experiments::memory(),
         Some(What::Share) => experiments::share(args.quick),
         Some(What::Bursts) => experiments::bursts(args.quick),
         None => experiments::all(args.quick),

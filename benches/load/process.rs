@@ -11,10 +11,7 @@ pub(crate) struct Process {
 
 impl Process {
     pub(crate) fn start(args: &[String]) -> Self {
-        let mut child = Command::new("taskset")
-            .arg("-c")
-            .arg(if args[0] == "strangers" { "0" } else { "1" })
-            .arg(std::env::current_exe().expect("a program"))
+        let mut child = Command::new(std::env::current_exe().expect("a program"))
             .args(args)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -64,4 +61,22 @@ pub(crate) fn cpu_seconds(id: u32) -> f64 {
     let fields: Vec<&str> = stat.rsplit(')').next().expect("a name").split_whitespace().collect();
     let ticks = |at: usize| fields[at].parse::<f64>().expect("a number");
     (ticks(11) + ticks(12)) / 100.0
+}
+
+/// Keeps this process, and those that it starts, to these processors.
+pub(crate) fn pin(processors: &str) {
+    let pinned = Command::new("taskset")
+        .args(["-cp", processors, &std::process::id().to_string()])
+        .stdout(Stdio::null())
+        .status()
+        .is_ok_and(|status| status.success());
+    if !pinned {
+        eprintln!("not pinned to processor {processors}: what strangers do is at the expense of the server");
+    }
+}
+
+/// The processors for the strangers, and those for the server and the honest peer.
+pub(crate) fn processors() -> Option<(String, String)> {
+    let count = std::thread::available_parallelism().map_or(1, usize::from);
+    (count > 1).then(|| ("0".to_owned(), format!("1-{}", count - 1)))
 }

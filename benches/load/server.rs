@@ -40,7 +40,8 @@ pub(crate) fn run(args: &Args) -> ExitCode {
     let layer = ChallengeLayer::new(one_way::Server::new(ring.clone()))
         .timeout(Duration::from_secs(args.timeout))
         .admission(admission.clone());
-    let mut serving = runtime.block_on(Serving::start(layer.clone()));
+    let _entered = runtime.enter();
+    let mut serving = Serving::start(layer.clone());
 
     let mut rotation = 0;
     for line in io::stdin().lock().lines().map_while(Result::ok) {
@@ -52,7 +53,7 @@ pub(crate) fn run(args: &Args) -> ExitCode {
             }
             "restart" => {
                 println!("{}", runtime.block_on(serving.stop()));
-                serving = runtime.block_on(Serving::start(layer.clone()));
+                serving = Serving::start(layer.clone());
             }
             _ => println!(
                 "pending={} penalized={} tasks={} bytes={} rss={} fds={}",
@@ -77,7 +78,7 @@ struct Serving {
 
 impl Serving {
     /// Says where it listens.
-    async fn start(layer: ChallengeLayer<one_way::Server>) -> Self {
+    fn start(layer: ChallengeLayer<one_way::Server>) -> Self {
         let socket = TcpSocket::new_v4().expect("a socket");
         socket.bind(([127, 0, 0, 1], 0).into()).expect("a port");
         // As large as the kernel lets it be: strangers who come faster than they are accepted shut nobody out.

@@ -80,19 +80,16 @@ pub(crate) fn run(args: &Args) -> ExitCode {
 async fn stranger(addr: SocketAddr, source: Ipv4Addr, behaviour: Behaviour, limit: u64, mut turn: u32) {
     while COUNTS.connections.fetch_add(1, Ordering::Relaxed) < limit {
         turn = turn.wrapping_add(1);
-        match connect(addr, source).await {
-            Ok(stream) => {
-                let begin = Instant::now();
-                // However it ends.
-                let _ = behave(stream, behaviour, turn).await;
-                let lived = begin.elapsed().as_millis().try_into().expect("not that long");
-                COUNTS.longest.fetch_max(lived, Ordering::Relaxed);
-            }
-            Err(_) => {
-                COUNTS.errors.fetch_add(1, Ordering::Relaxed);
-                tokio::time::sleep(Duration::from_millis(1)).await;
-            }
-        }
+        let Ok(stream) = connect(addr, source).await else {
+            COUNTS.errors.fetch_add(1, Ordering::Relaxed);
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            continue;
+        };
+        let begin = Instant::now();
+        // However it ends.
+        let _ = behave(stream, behaviour, turn).await;
+        let lived = begin.elapsed().as_millis().try_into().expect("not that long");
+        COUNTS.longest.fetch_max(lived, Ordering::Relaxed);
     }
 }
 

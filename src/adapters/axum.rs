@@ -1,5 +1,6 @@
 //! [`Incoming`] as a listener of `axum::serve`, and [`PeerInfo`] as what its handlers can ask for.
 
+use std::future::pending;
 use std::io;
 
 use axum::extract::connect_info::Connected;
@@ -12,6 +13,9 @@ use crate::serve::Connection;
 use crate::stream::Authenticated;
 
 /// Handshakes go on beside it, so that none of them holds up `axum::serve`, which accepts one by one.
+///
+/// To shut down, give the signal to `axum::serve`: it drops the `Incoming`, whose [`ended`](Incoming::ended) then waits for
+/// the sessions. After a signal of its own nothing more is accepted, and `accept` waits for ever.
 ///
 /// # Panics
 ///
@@ -27,9 +31,16 @@ where
     type Addr = A;
 
     async fn accept(&mut self) -> (Self::Io, A) {
-        let stream = Self::accept(self).await.unwrap_or_else(|error| panic!("{error}"));
-        let addr = stream.get_ref().addr().clone();
-        (stream, addr)
+        match Self::accept(self).await {
+            Ok(stream) => {
+                let addr = stream.get_ref().addr().clone();
+                (stream, addr)
+            }
+            Err(error) => {
+                assert!(self.ended().await.is_some(), "{error}");
+                pending().await
+            }
+        }
     }
 
     fn local_addr(&self) -> io::Result<A> {

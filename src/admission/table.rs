@@ -284,7 +284,7 @@ mod tests {
         fn victim(&self, now: Duration) -> u64 {
             let of = |last| self.0.iter().filter(move |m| m.last == last && !m.proven);
             let size = |&last: &u8| {
-                let time: Duration = of(last).map(|m| now - m.begin).sum();
+                let time: Duration = of(last).map(|m| now.saturating_sub(m.begin)).sum();
                 let oldest = of(last).map(|m| m.number).min().unwrap();
                 (time, of(last).count(), std::cmp::Reverse(oldest))
             };
