@@ -1,0 +1,81 @@
+//! TLS 1.3 in which the client, too, shows a certificate: `tokio-rustls` with ring, ECDSA on P-256, and an authority
+//! for both sides.
+
+use std::sync::Arc;
+
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use tokio::net::TcpStream;
+use tokio_rustls::rustls::client::Resumption;
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use tokio_rustls::rustls::server::WebPkiClientVerifier;
+use tokio_rustls::rustls::version::TLS13;
+use tokio_rustls::rustls::{ClientConfig, RootCertStore, ServerConfig};
+use tokio_rustls::{TlsAcceptor, TlsConnector};
+
+use crate::way::{Key, Result, Way, be_greeted, greet, in_time};
+
+#[derive(Clone)]
+pub(crate) struct Tls {
+    acceptor: TlsAcceptor,
+    connector: TlsConnector,
+}
+
+impl Tls {
+    /// Certificates are shown and checked on each connection.
+    pub(crate) fn full(_: &Key) -> Self {
+        let (mut server, mut client) = configs();
+        server.send_tls13_tickets = 0;
+        client.resumption = Resumption::disabled();
+        Self::new(server, client)
+    }
+
+    /// rustls' defaults: certificates on the first connection, then tickets.
+    pub(crate) fn resumed(_: &Key) -> Self {
+        let (server, client) = configs();
+        Self::new(server, client)
+    }
+
+    fn new(server: ServerConfig, client: ClientConfig) -> Self {
+        Self { acceptor: Arc::new(server).into(), connector: Arc::new(client).into() }
+    }
+}
+
+fn configs() -> (ServerConfig, ClientConfig) {
+    let mut params = CertificateParams::new([]).expect("no names");
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let authority =
+        CertifiedIssuer::self_signed(params, KeyPair::generate().expect("a key")).expect("a certificate");
+    let mut roots = RootCertStore::empty();
+    roots.add(authority.der().clone()).expect("a certificate");
+    let roots = Arc::new(roots);
+    let issue = |name: &str| -> (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>) {
+        let key = KeyPair::generate().expect("a key");
+        let params = CertificateParams::new([name.to_owned()]).expect("a name");
+        let certificate = params.signed_by(&key, &authority).expect("a certificate");
+        (vec![certificate.into()], key.into())
+    };
+
+    let verifier = WebPkiClientVerifier::builder(Arc::clone(&roots)).build().expect("an authority");
+    let (certificates, key) = issue("localhost");
+    let server = ServerConfig::builder_with_protocol_versions(&[&TLS13])
+        .with_client_cert_verifier(verifier)
+        .with_single_cert(certificates, key)
+        .expect("a certificate and its key");
+    let (certificates, key) = issue("client");
+    let client = ClientConfig::builder_with_protocol_versions(&[&TLS13])
+        .with_root_certificates(roots)
+        .with_client_auth_cert(certificates, key)
+        .expect("a certificate and its key");
+    (server, client)
+}
+
+impl Way for Tls {
+    async fn accept(self, io: TcpStream) -> Result<()> {
+        greet(in_time(async { Ok(self.acceptor.accept(io).await?) }).await?).await
+    }
+
+    async fn connect(self, io: TcpStream) -> Result<()> {
+        let name = ServerName::try_from("localhost")?;
+        be_greeted(in_time(async { Ok(self.connector.connect(name, io).await?) }).await?).await
+    }
+}
