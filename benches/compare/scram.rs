@@ -21,7 +21,7 @@ use crate::way::{Key, Result, Way, be_greeted, greet, in_time};
 const MECHANISM: &[u8] = b"SCRAM-SHA-256";
 const USER: &str = "k";
 const SALT: &[u8] = b"salt of this user";
-/// The fewest that RFC 7677, section 4, allows.
+/// The fewest that a server should announce, says RFC 7677.
 const ITERATIONS: u32 = 4096;
 
 #[derive(Clone)]
