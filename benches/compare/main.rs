@@ -29,7 +29,7 @@ use way::{Key, Result, Way};
 fn main() {
     let args: Vec<_> = std::env::args().collect();
     let has = |name| args.iter().any(|arg| arg == name);
-    // Without `--bench` it is `cargo test --benches`, unoptimized: nothing is measured, but all of it runs.
+    // Without `--bench` it is `cargo test --benches`, unoptimized: all of it runs, and nothing is said of it.
     let (rounds, slice) = match (has("--bench"), has("--quick")) {
         (false, _) => (1, Duration::ZERO),
         (true, true) => (5, Duration::from_millis(100)),
@@ -54,6 +54,9 @@ fn main() {
         }
     }
 
+    if !has("--bench") {
+        return;
+    }
     println!(
         "connections a second, relative to no handshake: median, and the middle half of {rounds} rounds"
     );

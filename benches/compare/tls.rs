@@ -1,6 +1,8 @@
 //! TLS 1.3 in which the client, too, shows a certificate: `tokio-rustls` with ring, ECDSA on P-256, and an authority
 //! for both sides.
 
+use std::cell::Cell;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
@@ -9,7 +11,7 @@ use tokio_rustls::rustls::client::Resumption;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tokio_rustls::rustls::server::WebPkiClientVerifier;
 use tokio_rustls::rustls::version::TLS13;
-use tokio_rustls::rustls::{ClientConfig, RootCertStore, ServerConfig};
+use tokio_rustls::rustls::{ClientConfig, HandshakeKind, RootCertStore, ServerConfig};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use crate::way::{Key, Result, Way, be_greeted, greet, in_time};
@@ -18,6 +20,9 @@ use crate::way::{Key, Result, Way, be_greeted, greet, in_time};
 pub(crate) struct Tls {
     acceptor: TlsAcceptor,
     connector: TlsConnector,
+    /// What the next handshake must be, and all after it: what is measured is what is said.
+    next: Rc<Cell<HandshakeKind>>,
+    later: HandshakeKind,
 }
 
 impl Tls {
@@ -26,17 +31,18 @@ impl Tls {
         let (mut server, mut client) = configs();
         server.send_tls13_tickets = 0;
         client.resumption = Resumption::disabled();
-        Self::new(server, client)
+        Self::new(server, client, HandshakeKind::Full)
     }
 
     /// rustls' defaults: certificates on the first connection, then tickets.
     pub(crate) fn resumed(_: &Key) -> Self {
         let (server, client) = configs();
-        Self::new(server, client)
+        Self::new(server, client, HandshakeKind::Resumed)
     }
 
-    fn new(server: ServerConfig, client: ClientConfig) -> Self {
-        Self { acceptor: Arc::new(server).into(), connector: Arc::new(client).into() }
+    fn new(server: ServerConfig, client: ClientConfig, later: HandshakeKind) -> Self {
+        let next = Rc::new(Cell::new(HandshakeKind::Full));
+        Self { acceptor: Arc::new(server).into(), connector: Arc::new(client).into(), next, later }
     }
 }
 
@@ -76,6 +82,10 @@ impl Way for Tls {
 
     async fn connect(self, io: TcpStream) -> Result<()> {
         let name = ServerName::try_from("localhost")?;
-        be_greeted(in_time(async { Ok(self.connector.connect(name, io).await?) }).await?).await
+        let io = in_time(async { Ok(self.connector.connect(name, io).await?) }).await?;
+        if io.get_ref().1.handshake_kind() != Some(self.next.replace(self.later)) {
+            return Err("a handshake of the other kind".into());
+        }
+        be_greeted(io).await
     }
 }
