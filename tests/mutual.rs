@@ -15,11 +15,11 @@ use tower_challenge::HandshakeErrorKind::{
     ChannelBinding as NoChannelBinding, ClosedEarly, KeySource, Malformed, Refused, ServerUnproven,
 };
 use tower_challenge::mechanism::{Context, Mechanism, Start};
-use tower_challenge::mutual::{Audience, Client, Peer, Server};
+use tower_challenge::mutual::{Audience, Client, Peer, ProvenServer, Server};
 use tower_challenge::transport::{ChannelBinding, TransportInfo};
 use tower_challenge::{
-    Acceptor, Connector, DerivedKeys, HandshakeError, HandshakeErrorKind, Key, KeyEntry, KeyError, KeyRing,
-    KeyStore,
+    Acceptor, Connector, DerivedKeys, HandshakeError, HandshakeErrorKind, Identity, Key, KeyEntry, KeyError,
+    KeyRing, KeyStore,
 };
 
 type Ring = KeyRing<tower_challenge::mutual::PreparedKey>;
@@ -636,4 +636,22 @@ fn a_ring_of_a_million_keys() {
         million < one * 20,
         "{one:?} for a thousand lookups in a ring of one, {million:?} in a ring of a million"
     );
+}
+
+/// What the unit test of a handler is given: whoever it says, and keys that nobody else has.
+#[test]
+fn without_a_handshake_there_is_an_identity_and_nothing_shared() {
+    let identity = || Identity::new("alice".parse().unwrap(), 7_u8);
+    let export = |peer: &Peer<u8>| {
+        let mut out = [0; 32];
+        peer.export_keying_material(b"label", b"", &mut out).unwrap();
+        out
+    };
+    let peer = Peer::without_handshake(identity());
+    assert_eq!((peer.identity().key_id(), peer.identity().attached()), (&"alice".parse().unwrap(), &7));
+    assert_eq!(export(&peer), export(&peer.clone()));
+    assert_ne!(export(&peer), export(&Peer::without_handshake(identity())));
+    let mut out = [0; 32];
+    ProvenServer::without_handshake().export_keying_material(b"label", b"", &mut out).unwrap();
+    assert_ne!(out, export(&peer));
 }

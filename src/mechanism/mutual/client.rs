@@ -159,6 +159,16 @@ pub struct ProvenServer {
 }
 
 impl ProvenServer {
+    /// A server that has proven nothing, for unit tests. What it exports are random bytes.
+    ///
+    /// # Panics
+    ///
+    /// If the operating system has no random bytes.
+    #[must_use]
+    pub fn without_handshake() -> Self {
+        Self { exporter: Exporter::without_handshake() }
+    }
+
     /// See [`Peer::export_keying_material`](super::Peer::export_keying_material).
     ///
     /// # Errors

@@ -3,6 +3,8 @@ use std::fmt;
 use std::sync::Arc;
 
 use hkdf::Hkdf;
+use rand::TryRng as _;
+use rand::rngs::SysRng;
 use sha2::Sha256;
 use zeroize::Zeroizing;
 
@@ -18,6 +20,14 @@ impl Exporter {
         let mut secret = Arc::new(Zeroizing::new([0; 32]));
         let place = Arc::get_mut(&mut secret).expect("nobody else has it yet");
         expand(prk, &[b"exporter", transcript], &mut **place);
+        Self(secret)
+    }
+
+    /// One that nobody else has, not even a peer, since there is none.
+    pub(super) fn without_handshake() -> Self {
+        let mut secret = Arc::new(Zeroizing::new([0; 32]));
+        let place = Arc::get_mut(&mut secret).expect("nobody else has it yet");
+        SysRng.try_fill_bytes(&mut **place).expect("the operating system has random bytes");
         Self(secret)
     }
 

@@ -181,6 +181,16 @@ impl<A> Peer<A> {
         &self.identity
     }
 
+    /// A peer that nobody has authenticated, for the unit tests of handlers. What it exports are random bytes.
+    ///
+    /// # Panics
+    ///
+    /// If the operating system has no random bytes.
+    #[must_use]
+    pub fn without_handshake(identity: Identity<A>) -> Self {
+        Self { identity, exporter: Exporter::without_handshake() }
+    }
+
     /// Fills `out` with bytes that both sides can compute and nobody else, bound to this handshake: to key a protection
     /// of one's own, say. Other labels and other contexts give independent bytes.
     ///
