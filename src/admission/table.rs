@@ -14,12 +14,12 @@ use crate::error::HandshakeErrorKind;
 #[derive(Debug)]
 pub(super) struct Table {
     max_pending: usize,
-    max_per_source: usize,
+    max_per_source: u32,
     // Those that can be shed, oldest first within each source.
     pending: BTreeMap<(Source, u64), Pending>,
     held: HashMap<Source, Held>,
     // The sources that have so many pending, largest first. The order within changes with time only between numbers.
-    by_number: BTreeMap<usize, BTreeSet<Rank>>,
+    by_number: BTreeMap<u32, BTreeSet<Rank>>,
     len: usize,
     next: u64,
 }
@@ -27,27 +27,40 @@ pub(super) struct Table {
 #[derive(Debug)]
 struct Pending {
     tell: oneshot::Sender<()>,
-    begin: Duration,
+    /// In microseconds.
+    begin: u64,
 }
 
 /// What a source holds.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 struct Held {
     /// All that count.
-    all: usize,
+    all: u32,
     /// Those that can be shed.
-    pending: usize,
-    rank: Rank,
+    pending: u32,
+    /// When those began, added up, in microseconds.
+    begins: u64,
+    /// The number of the oldest of them.
+    oldest: u64,
 }
 
 /// The order of sources with as many pending: the sooner they began, the larger they are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Rank {
-    /// When those that are pending began, added up, in nanoseconds.
-    begins: u128,
-    /// The number of the oldest of them.
+    begins: u64,
     oldest: u64,
     source: Source,
+}
+
+impl Held {
+    fn rank(self, source: Source) -> Rank {
+        Rank { begins: self.begins, oldest: self.oldest, source }
+    }
+}
+
+/// So many that half a million years can be told.
+fn micros(since: Duration) -> u64 {
+    since.as_micros().try_into().unwrap_or(u64::MAX)
 }
 
 /// A handshake that may begin.
@@ -62,7 +75,7 @@ impl Table {
     pub(super) fn new(max_pending: usize, max_per_source: usize) -> Self {
         Self {
             max_pending,
-            max_per_source,
+            max_per_source: max_per_source.try_into().unwrap_or(u32::MAX),
             pending: BTreeMap::new(),
             held: HashMap::new(),
             by_number: BTreeMap::new(),
@@ -85,7 +98,7 @@ impl Table {
         let number = self.next;
         self.next += 1;
         let (tell, shed) = oneshot::channel();
-        self.insert(source, number, Pending { tell, begin: now });
+        self.insert(source, number, Pending { tell, begin: micros(now) });
         let victim = if self.len > self.max_pending { self.shed_oldest_of_largest(now) } else { None };
         match victim {
             // All the others have proven themselves: there is nobody to make room.
@@ -109,10 +122,11 @@ impl Table {
     fn shed_oldest_of_largest(&mut self, now: Duration) -> Option<(u64, oneshot::Sender<()>)> {
         // There are few different numbers: so many are pending that they add up to no more than all. Of sources that
         // are equally large, those with more.
-        let size = |(&number, ranks): (&usize, &BTreeSet<Rank>)| {
+        let now = micros(now);
+        let size = |(&number, ranks): (&u32, &BTreeSet<Rank>)| {
             let rank = *ranks.first().expect("removed when empty");
             // Of two threads the one with the later time may have been here first.
-            ((number as u128 * now.as_nanos()).saturating_sub(rank.begins), number, rank)
+            (u64::from(number).saturating_mul(now).saturating_sub(rank.begins), number, rank)
         };
         let (_, _, Rank { oldest, source, .. }) =
             self.by_number.iter().map(size).max_by_key(|&(time, number, _)| (time, number))?;
@@ -122,14 +136,15 @@ impl Table {
     }
 
     fn insert(&mut self, source: Source, number: u64, pending: Pending) {
-        let rank = Rank { begins: 0, oldest: number, source };
-        let mut held = self.held.get(&source).copied().unwrap_or(Held { all: 0, pending: 0, rank });
-        self.unrank(held);
+        let mut held = self.held.get(&source).copied().unwrap_or_default();
+        self.unrank(source, held);
+        if held.pending == 0 {
+            held.oldest = number;
+        }
         held.all += 1;
         held.pending += 1;
-        held.rank.begins += pending.begin.as_nanos();
-        held.rank.oldest = held.rank.oldest.min(number);
-        self.rank(held);
+        held.begins += pending.begin;
+        self.rank(source, held);
         self.held.insert(source, held);
         self.pending.insert((source, number), pending);
         self.len += 1;
@@ -138,27 +153,27 @@ impl Table {
     fn remove_pending(&mut self, source: Source, number: u64) -> Option<Pending> {
         let pending = self.pending.remove(&(source, number))?;
         let mut held = *self.held.get(&source).expect("counted while something is pending");
-        self.unrank(held);
+        self.unrank(source, held);
         held.pending -= 1;
-        held.rank.begins -= pending.begin.as_nanos();
-        if held.rank.oldest == number {
-            let oldest = self.pending.range((source, number)..=(source, u64::MAX)).next();
-            held.rank.oldest = oldest.map_or(u64::MAX, |(&(_, number), _)| number);
+        held.begins -= pending.begin;
+        if held.pending > 0 && held.oldest == number {
+            let oldest = self.pending.range((source, number)..).next();
+            held.oldest = oldest.expect("more is pending").0.1;
         }
-        self.rank(held);
+        self.rank(source, held);
         self.held.insert(source, held);
         Some(pending)
     }
 
-    fn rank(&mut self, held: Held) {
+    fn rank(&mut self, source: Source, held: Held) {
         if held.pending > 0 {
-            self.by_number.entry(held.pending).or_default().insert(held.rank);
+            self.by_number.entry(held.pending).or_default().insert(held.rank(source));
         }
     }
 
-    fn unrank(&mut self, held: Held) {
+    fn unrank(&mut self, source: Source, held: Held) {
         if let Some(ranks) = self.by_number.get_mut(&held.pending) {
-            ranks.remove(&held.rank);
+            ranks.remove(&held.rank(source));
             if ranks.is_empty() {
                 self.by_number.remove(&held.pending);
             }

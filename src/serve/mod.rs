@@ -50,12 +50,12 @@
 //! | `allow_reuse_address` | `TcpListener::bind` sets it on Unix |
 //! | `max_children` (`ForkingMixIn`) | [`Serve::max_connections`], or tower's `concurrency_limit` on the inner service for sessions alone |
 
-mod catch_panic;
 mod connection;
 mod error;
 mod listen;
 mod place;
 mod run;
+mod session;
 mod settings;
 mod shutdown;
 

@@ -9,9 +9,9 @@ use tokio_util::net::Listener;
 use tokio_util::sync::CancellationToken;
 use tower_service::Service;
 
-use super::catch_panic::CatchPanic;
 use super::listen::Listen;
 use super::place::Places;
+use super::session::{Ended, Session};
 use super::settings::Settings;
 use super::shutdown::{BoxFuture, Patience, Shutdown};
 use super::{Connection, ServeError};
@@ -155,9 +155,6 @@ struct Server<S, E, A> {
     places: Places,
 }
 
-/// How a connection's task ended.
-type Ended<E, A> = Result<(), ServeError<E, A>>;
-
 enum Event<IO, A> {
     Signal,
     Accepted(IO, A),
@@ -222,18 +219,11 @@ impl<S, E: Send + 'static, A: Clone + Send + 'static> Server<S, E, A> {
         IO: Send + 'static,
         S: Service<Connection<IO, A>, Future: Send, Error = E> + Clone + Send + 'static,
     {
-        // The one that is ready is called, and its clone takes its place; called within the task, whose panics harm
-        // nobody else.
+        // The one that is ready is called, and its clone takes its place.
         let clone = self.service.clone();
-        let mut service = std::mem::replace(&mut self.service, clone);
-        self.connections.spawn(async move {
-            let addr = connection.addr().clone();
-            match CatchPanic::new(async move { service.call(connection).await }).await {
-                Ok(Ok(_)) => Ok(()),
-                Ok(Err(error)) => Err(ServeError::Connection { addr, error }),
-                Err(payload) => Err(ServeError::panicked(addr, &*payload)),
-            }
-        });
+        let service = std::mem::replace(&mut self.service, clone);
+        let addr = connection.addr().clone();
+        self.connections.spawn(Session::new(service, connection, addr));
     }
 
     /// Waits for the connections to end, and aborts those that have not when patience is used up.
