@@ -118,6 +118,8 @@ where
 
     serve(listener, service)
         .with_graceful_shutdown(async { tokio::signal::ctrl_c().await.unwrap_or_default() })
+        // For who is in a hurry, and asks a second time.
+        .with_forced_shutdown(async { tokio::signal::ctrl_c().await.unwrap_or_default() })
         .shutdown_timeout(Duration::from_secs(1))
         .on_error(print_error)
         .await?;

@@ -26,8 +26,8 @@ use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
 use tower::{ServiceBuilder, ServiceExt as _, service_fn};
 use tower_challenge::mutual::{self, Audience, PreparedKey, ProvenServer};
 use tower_challenge::{
-    AnswerLayer, Authenticated, ChallengeLayer, ConnectError, Connection, HandshakeErrorKind, Key, KeyEntry,
-    KeyRing, serve,
+    Acceptor, AnswerLayer, Authenticated, ConnectError, Connection, HandshakeError, HandshakeErrorKind, Key,
+    KeyEntry, KeyRing, serve,
 };
 
 type BoxError = Box<dyn Error + Send + Sync>;
@@ -78,15 +78,21 @@ async fn start_server(
     mechanism: mutual::Server<KeyRing<PreparedKey>>,
 ) -> Result<(SocketAddr, mpsc::UnboundedReceiver<String>), BoxError> {
     let tls = tls_acceptor()?;
-    let challenge = ServiceBuilder::new().layer(ChallengeLayer::new(mechanism)).service_fn(greet);
+    let acceptor = Acceptor::new(mechanism);
     let service = service_fn(move |connection: Connection<TcpStream>| {
-        let (tls, challenge) = (tls.clone(), challenge.clone());
+        let (tls, acceptor) = (tls.clone(), acceptor.clone());
         async move {
-            let (io, addr, shutdown) = connection.into_parts();
-            // Nobody else limits it: the clock of the challenge starts when TLS is there.
-            let io = timeout(TLS_TIMEOUT, tls.accept(io)).await.map_err(|_| "TLS timed out")??;
-            // With address and token again, so that a shutdown ends a pending handshake.
-            Ok::<_, BoxError>(challenge.oneshot(Connection::new(io, addr, shutdown)).await?)
+            // A stranger can stall in TLS as well: it counts as pending from here on.
+            let mut slot = acceptor.admit(Some(connection.addr().ip()))?;
+            let shutdown = connection.shutdown_token().clone();
+            let stream = tokio::select! {
+                // Nobody else limits it: the clock of the challenge starts when TLS is there.
+                tls = timeout(TLS_TIMEOUT, tls.accept(connection)) => tls.map_err(|_| "TLS timed out")??,
+                () = slot.shed() => return Err(HandshakeError::new(HandshakeErrorKind::Shed).into()),
+                () = shutdown.cancelled() => return Err("shut down during TLS".into()),
+            };
+            let stream = acceptor.accept_admitted(stream, slot).await?;
+            Ok::<_, BoxError>(greet(stream).await?)
         }
     });
 
@@ -99,9 +105,9 @@ async fn start_server(
     Ok((addr, error))
 }
 
-/// The inner service.
+/// The session.
 async fn greet(
-    mut stream: Authenticated<Connection<server::TlsStream<TcpStream>>, mutual::Peer>,
+    mut stream: Authenticated<server::TlsStream<Connection<TcpStream>>, mutual::Peer>,
 ) -> io::Result<()> {
     let mut question = String::new();
     stream.read_to_string(&mut question).await?;
