@@ -1,3 +1,5 @@
+// The drawing, for where no file lies beside the text: the first definition of a link counts.
+#![doc = include_str!("../docs/img/stack.inline.md")]
 #![doc = include_str!("../README.md")]
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
@@ -5,6 +7,8 @@
 
 pub mod admission;
 pub mod client;
+#[cfg(any(doc, doctest))]
+pub mod guide;
 pub mod handshake;
 pub mod key;
 pub mod mechanism;

@@ -1,0 +1,35 @@
+//! Pages that belong to no single item: recipes to copy, and what to think of.
+//!
+//! There is no code here, and the module exists in the documentation alone.
+//!
+//! | | |
+//! |---|---|
+//! | [Facing the internet](mod@facing_the_internet) | what to set where strangers can reach the server, and what it costs |
+//! | [Coming from a handshake written by hand](mod@migration) | the shapes that bore and rathole have, before and after |
+//! | [axum](mod@axum), [hyper](mod@hyper), [tonic](mod@tonic) | HTTP and gRPC for clients that hold a key |
+//! | [TLS](mod@tls), [Unix sockets](mod@unix) | bound to the channel; with the credentials of the process on the other end |
+//! | [A protocol of requests and responses](mod@rpc) | over `into_framed` |
+//! | [A proxy](mod@proxy) | in front of a service that knows nothing of it |
+//! | [tower's own layers](mod@tower) | in which order, and why |
+#![allow(rustdoc::broken_intra_doc_links, reason = "a page whose feature is off is not there")]
+
+macro_rules! pages {
+    ($($(#[$condition:meta])* $name:ident = $file:literal;)*) => {$(
+        $(#[$condition])*
+        #[doc = include_str!(concat!("../docs/", $file))]
+        pub mod $name {}
+    )*};
+}
+
+pages! {
+    #[cfg(all(feature = "mutual", feature = "net"))]
+    facing_the_internet = "facing-the-internet.md";
+    #[cfg(all(feature = "mutual", feature = "net"))]
+    migration = "migration.md";
+    #[cfg(all(feature = "axum", feature = "mutual"))]
+    axum = "cookbook/axum.md";
+    #[cfg(all(feature = "hyper-util", feature = "mutual", feature = "net"))]
+    hyper = "cookbook/hyper.md";
+    #[cfg(all(feature = "tonic", feature = "mutual", feature = "net"))]
+    tonic = "cookbook/tonic.md";
+}
