@@ -32,4 +32,14 @@ pages! {
     hyper = "cookbook/hyper.md";
     #[cfg(all(feature = "tonic", feature = "mutual", feature = "net"))]
     tonic = "cookbook/tonic.md";
+    #[cfg(all(feature = "rustls", feature = "mutual", feature = "net"))]
+    tls = "cookbook/tls.md";
+    #[cfg(all(unix, feature = "mutual", feature = "net"))]
+    unix = "cookbook/unix.md";
+    #[cfg(all(feature = "mutual", feature = "net"))]
+    rpc = "cookbook/rpc.md";
+    #[cfg(all(feature = "mutual", feature = "net"))]
+    proxy = "cookbook/proxy.md";
+    #[cfg(all(feature = "mutual", feature = "net"))]
+    tower = "cookbook/tower.md";
 }

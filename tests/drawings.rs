@@ -15,5 +15,8 @@ fn the_drawing_within_the_text_is_the_one_in_the_file() {
     if std::env::var_os("UPDATE").is_some() {
         fs::write(&inline, &expected).unwrap();
     }
-    assert!(fs::read_to_string(inline).unwrap() == expected, "UPDATE=1 cargo test --test drawings writes it anew");
+    assert!(
+        fs::read_to_string(inline).unwrap() == expected,
+        "UPDATE=1 cargo test --test drawings writes it anew"
+    );
 }

@@ -50,15 +50,6 @@ impl<IO, A> Connection<IO, A> {
     pub fn shutdown_token(&self) -> &CancellationToken {
         &self.shutdown
     }
-
-    /// The stream, the address and the token: what [`new`](Self::new) takes.
-    ///
-    /// The server does not know of the stream any more: it does not count as one of
-    /// [`max_connections`](super::Serve::max_connections), and a shutdown does not wait for it. For TLS there is no
-    /// need of that: it can be spoken over the connection as it is.
-    pub fn into_parts(self) -> (IO, A, CancellationToken) {
-        (self.io, self.addr, self.shutdown)
-    }
 }
 
 // Nothing but the stream is ever pinned.
