@@ -59,12 +59,11 @@ enum What {
 fn main() -> ExitCode {
     let args = Args::parse();
     // Strangers have machines of their own, and do not get their work done by the server's processor.
-    if let Some((strangers, others)) = process::processors() {
-        match args.what {
-            Some(What::Strangers(_)) => process::pin(&strangers),
-            Some(What::Server(_)) => {}
-            _ => process::pin(&others),
-        }
+    match &args.what {
+        Some(What::Strangers(_)) => process::pin(process::FIRST),
+        // As this process is, which has started it.
+        Some(What::Server(_)) => {}
+        _ => process::pin(process::OTHERS),
     }
     let outcome = match args.what {
         Some(What::Server(args)) => return server::run(&args),

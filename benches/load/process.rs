@@ -63,6 +63,12 @@ pub(crate) fn cpu_seconds(id: u32) -> f64 {
     (ticks(11) + ticks(12)) / 100.0
 }
 
+/// The processor for strangers.
+pub(crate) const FIRST: &str = "0";
+
+/// Those for the server and the honest peer. More than there are does no harm.
+pub(crate) const OTHERS: &str = "1-63";
+
 /// Keeps this process, and those that it starts, to these processors.
 pub(crate) fn pin(processors: &str) {
     let pinned = Command::new("taskset")
@@ -73,10 +79,4 @@ pub(crate) fn pin(processors: &str) {
     if !pinned {
         eprintln!("not pinned to processor {processors}: what strangers do is at the expense of the server");
     }
-}
-
-/// The processors for the strangers, and those for the server and the honest peer.
-pub(crate) fn processors() -> Option<(String, String)> {
-    let count = std::thread::available_parallelism().map_or(1, usize::from);
-    (count > 1).then(|| ("0".to_owned(), format!("1-{}", count - 1)))
 }
