@@ -85,6 +85,8 @@ impl Mechanism for BoreServer {
     type Role = Server;
     type Handshake = Challenged;
 
+    const NAME: &'static str = "bore";
+
     fn start(&self, cx: &mut Context<'_>) -> Result<Start<Challenged>, HandshakeError> {
         let mut random = [0; 16];
         cx.fill_random(&mut random)?;
@@ -119,6 +121,8 @@ pub(crate) struct Answering(Bore);
 impl Mechanism for BoreClient {
     type Role = Client;
     type Handshake = Answering;
+
+    const NAME: &'static str = "bore";
 
     fn start(&self, _: &mut Context<'_>) -> Result<Start<Answering>, HandshakeError> {
         Ok(Start { codec: Json(PhantomData), handshake: Answering(self.0.clone()), send: None })

@@ -12,6 +12,7 @@ pub mod guide;
 pub mod handshake;
 pub mod key;
 pub mod mechanism;
+pub mod observe;
 #[cfg(feature = "net")]
 pub mod serve;
 pub mod server;

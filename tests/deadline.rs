@@ -100,6 +100,8 @@ async fn a_peer_that_floods_a_codec_that_skips_is_cut_off_in_time() {
         type Role = Server;
         type Handshake = Waits;
 
+        const NAME: &'static str = "waits";
+
         fn start(
             &self,
             _: &mut tower_challenge::mechanism::Context<'_>,

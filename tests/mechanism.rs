@@ -81,6 +81,8 @@ impl Mechanism for Store {
     type Role = Server;
     type Handshake = Asking;
 
+    const NAME: &'static str = "store";
+
     fn start(&self, _: &mut Context<'_>) -> Result<Start<Asking>, HandshakeError> {
         Ok(Start { codec: Prefixed, handshake: Asking::Id { store: self.clone() }, send: None })
     }
@@ -130,6 +132,8 @@ struct Introducing(&'static str, &'static str);
 impl Mechanism for Introducing {
     type Role = Client;
     type Handshake = Answering;
+
+    const NAME: &'static str = "store";
 
     fn start(&self, _: &mut Context<'_>) -> Result<Start<Answering>, HandshakeError> {
         let handshake = Answering { key: Some(self.1) };

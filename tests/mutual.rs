@@ -53,6 +53,8 @@ impl<M: Mechanism> Mechanism for Rigged<M> {
     type Role = M::Role;
     type Handshake = M::Handshake;
 
+    const NAME: &'static str = M::NAME;
+
     fn start(&self, cx: &mut Context<'_>) -> Result<Start<M::Handshake>, HandshakeError> {
         let mut nonce = |out: &mut [u8]| {
             out.copy_from_slice(&self.1);

@@ -279,6 +279,8 @@ impl<M: Mechanism, F: Fn(&mut [u8]) -> Result<(), &'static str>> Mechanism for R
     type Role = M::Role;
     type Handshake = M::Handshake;
 
+    const NAME: &'static str = M::NAME;
+
     fn start(&self, _: &mut Context<'_>) -> Result<Start<M::Handshake>, HandshakeError> {
         self.0.start(&mut Context::with_random(&mut |out| (self.1)(out).map_err(Into::into)))
     }

@@ -109,6 +109,7 @@ pub use self::slot::Slot;
 use self::source::{Source, Sources};
 use self::table::{Admitted, Table};
 use crate::error::{HandshakeError, HandshakeErrorKind};
+use crate::observe::{self, Failures};
 
 /// The handshakes that are pending on the server's side, and who may begin another. Cheap to clone; clones are the same.
 ///
@@ -124,6 +125,7 @@ struct Shared {
     // Never locked while foreign code runs: what wakes a task is done outside.
     table: Mutex<Table>,
     record: Option<Mutex<Record>>,
+    failures: Failures,
 }
 
 impl Admission {
@@ -134,7 +136,13 @@ impl Admission {
 
     fn new(sources: Sources, table: Table, penalties: Option<Penalties>) -> Self {
         let record = penalties.map(|penalties| Mutex::new(Record::new(penalties)));
-        let shared = Shared { sources, begin: Instant::now(), table: Mutex::new(table), record };
+        let shared = Shared {
+            sources,
+            begin: Instant::now(),
+            table: Mutex::new(table),
+            record,
+            failures: Failures::new(),
+        };
         Self { shared: Arc::new(shared) }
     }
 
@@ -147,10 +155,15 @@ impl Admission {
     /// [`Penalized`](HandshakeErrorKind::Penalized), [`OverShare`](HandshakeErrorKind::OverShare), or, if all that are
     /// pending have proven themselves and wait for the inner service, [`Overloaded`](HandshakeErrorKind::Overloaded).
     pub fn admit(&self, ip: Option<IpAddr>) -> Result<Slot, HandshakeError> {
-        let source = self.shared.sources.of(ip);
-        let now = Instant::now();
+        self.admit_source(self.shared.sources.of(ip), Instant::now()).map_err(|kind| {
+            observe::not_admitted(&self.shared.failures, ip, kind);
+            kind.into()
+        })
+    }
+
+    fn admit_source(&self, source: Source, now: Instant) -> Result<Slot, HandshakeErrorKind> {
         if self.shared.is_penalized(source, now) {
-            return Err(HandshakeErrorKind::Penalized.into());
+            return Err(HandshakeErrorKind::Penalized);
         }
         let Admitted { number, shed, victim } = self.shared.table().admit(source, now - self.shared.begin)?;
         if let Some(victim) = victim {

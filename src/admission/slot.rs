@@ -10,6 +10,7 @@ use tokio::task::coop::unconstrained;
 use super::Shared;
 use super::source::Source;
 use crate::error::HandshakeErrorKind;
+use crate::observe::{Failures, Held};
 
 /// A place among the handshakes that are pending, given back when dropped: see [`Admission::admit`](super::Admission::admit).
 #[must_use = "dropping it gives the place back"]
@@ -19,11 +20,12 @@ pub struct Slot {
     number: u64,
     shed: oneshot::Receiver<()>,
     proven: bool,
+    _pending: Held,
 }
 
 impl Slot {
     pub(super) fn new(shared: Arc<Shared>, source: Source, number: u64, shed: oneshot::Receiver<()>) -> Self {
-        Self { shared, source, number, shed, proven: false }
+        Self { shared, source, number, shed, proven: false, _pending: Held::pending() }
     }
 
     /// Waits until the place is given to somebody else: the connection is to be dropped then.
@@ -46,6 +48,11 @@ impl Slot {
     /// Also where the task has used up its budget: a peer that floods sees to that.
     pub(crate) fn poll_shed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         pin!(unconstrained(Pin::new(&mut self.shed))).poll(cx).map(|_| ())
+    }
+
+    /// Where its failure is counted for the log.
+    pub(crate) fn failures(&self) -> &Failures {
+        &self.shared.failures
     }
 
     /// The handshake has succeeded: it can't be shed any more, and counts as pending until it is dropped.

@@ -26,7 +26,8 @@
 //!    what [`whole_or_truncated`] makes of it from `decode_eof`. With [`HandshakeError`] as
 //!    its error type nothing has to be converted.
 //! 2. For each side, write the type that holds the settings and the keys ([`Mechanism`]), and the state machine
-//!    ([`Handshake`]). Say in [`Mechanism::Role`] which side it is: an `Acceptor` takes only [`Server`]s.
+//!    ([`Handshake`]). Say in [`Mechanism::Role`] which side it is: an `Acceptor` takes only [`Server`]s; and in
+//!    [`Mechanism::NAME`] what logs and metrics call it.
 //! 3. Compare secrets in constant time; keep keys in a form that is overwritten when dropped.
 //!
 //! 4. Where the peer names its key, ask a source of [`Keys`](crate::key::Keys) with [`Step::LookUp`]: keys can then be in
@@ -73,6 +74,7 @@
 //! impl Mechanism for Ask {
 //!     type Role = Server;
 //!     type Handshake = Asked;
+//!     const NAME: &'static str = "plus_secret";
 //!
 //!     fn start(&self, cx: &mut Context<'_>) -> Result<Start<Asked>, HandshakeError> {
 //!         let mut challenge = [0];
@@ -105,6 +107,7 @@
 //! impl Mechanism for Answer {
 //!     type Role = Client;
 //!     type Handshake = Answer;
+//!     const NAME: &'static str = "plus_secret";
 //!
 //!     fn start(&self, _: &mut Context<'_>) -> Result<Start<Answer>, HandshakeError> {
 //!         Ok(Start { codec: OneByte, handshake: Answer(self.0), send: None })
@@ -156,6 +159,7 @@ use self::first_match::first_match;
 use self::keyed::keyed;
 pub use self::step::{Input, NoLookup, Reject, Start, Step};
 use crate::error::HandshakeError;
+use crate::key::KeyId;
 
 /// One side's half of a challenge-response, with its settings and keys: what all handshakes of a layer share.
 pub trait Mechanism {
@@ -164,6 +168,10 @@ pub trait Mechanism {
 
     /// One run of the handshake.
     type Handshake: Handshake;
+
+    /// What it is called where handshakes are [counted and logged](crate::observe): in `snake_case`, the same on both
+    /// sides.
+    const NAME: &'static str;
 
     /// Begins a handshake on a new connection.
     ///
@@ -204,6 +212,12 @@ pub trait Handshake: Sized {
     ///
     /// A [`Reject`] ends the handshake. It says what the peer is told, if anything, and what the log is told.
     fn step(&mut self, input: Input<Self>) -> Result<Step<Self>, Reject<Self>>;
+
+    /// The id of the key that `peer` has proven to hold, if this mechanism proves that: the `user.id` of its
+    /// [span](crate::observe). None by default.
+    fn key_id(_peer: &Self::Peer) -> Option<&KeyId> {
+        None
+    }
 }
 
 /// Which side of the connection a mechanism is for. Sealed: there are two.

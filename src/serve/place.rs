@@ -4,6 +4,8 @@ use std::task::{Context, Poll, ready};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::PollSemaphore;
 
+use crate::observe::Held;
+
 /// More than there can be sockets, and as many as a semaphore can have on any machine.
 const UNLIMITED: u32 = u32::MAX >> 3;
 
@@ -13,11 +15,15 @@ pub(super) struct Places {
     free: PollSemaphore,
     max: u32,
     // Taken before there is anybody to take it.
-    reserved: Option<Place>,
+    reserved: Option<OwnedSemaphorePermit>,
 }
 
 /// What a connection holds as long as it is there.
-pub(super) type Place = OwnedSemaphorePermit;
+#[derive(Debug)]
+pub(super) struct Place {
+    _permit: OwnedSemaphorePermit,
+    _open: Held,
+}
 
 impl Places {
     pub(super) fn new(max: Option<usize>) -> Self {
@@ -36,7 +42,7 @@ impl Places {
 
     /// The place that has been reserved.
     pub(super) fn take(&mut self) -> Option<Place> {
-        self.reserved.take()
+        self.reserved.take().map(|permit| Place { _permit: permit, _open: Held::connection() })
     }
 
     /// Lets nobody else in.

@@ -15,6 +15,7 @@ use super::session::{Ended, Session};
 use super::settings::Settings;
 use super::shutdown::{BoxFuture, Patience, Shutdown};
 use super::{Connection, ServeError};
+use crate::observe;
 use crate::transport::Transport;
 
 /// After so many, those that are there get their turn, even where the kernel's queue is never empty: in a flood it is
@@ -218,7 +219,10 @@ impl<S, E: Send + 'static, A: Clone + Send + 'static> Server<S, E, A> {
             ready!(self.service.poll_ready(cx))?;
             match ready!(listener.poll_accept(cx)) {
                 Ok((io, addr)) => return Poll::Ready(Ok(Event::Accepted(io, addr))),
-                Err(error) => (self.on_error)(ServeError::Accept(error)),
+                Err(error) => {
+                    observe::accept_failed(&error);
+                    (self.on_error)(ServeError::Accept(error));
+                }
             }
         }
     }

@@ -6,6 +6,7 @@ use pin_project_lite::pin_project;
 use tower_service::Service;
 
 use super::ServeError;
+use crate::observe;
 
 pin_project! {
     /// What a connection's task does: calls the service, and catches its panics. A task would catch them too, but then
@@ -60,7 +61,10 @@ impl<S: Service<R>, R, A> Future for Session<S, R, A> {
         Poll::Ready(match outcome {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(error)) => Err(ServeError::Connection { addr, error }),
-            Err(payload) => Err(ServeError::panicked(addr, &*payload)),
+            Err(payload) => {
+                observe::panicked();
+                Err(ServeError::panicked(addr, &*payload))
+            }
         })
     }
 }

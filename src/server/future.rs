@@ -12,6 +12,7 @@ use super::AcceptError;
 use crate::admission::Slot;
 use crate::handshake::{Accept, poll_timer};
 use crate::mechanism::{Mechanism, PeerOf, Server};
+use crate::observe::Span;
 use crate::stream::Authenticated;
 use crate::time::after;
 
@@ -34,6 +35,20 @@ pin_project! {
         #[pin]
         state: State<S, IO, M, S::Future>,
         ready_timeout: Duration,
+        span: Span,
+    }
+
+    impl<S, IO, M> PinnedDrop for ResponseFuture<S, IO, M>
+    where
+        S: Service<Authenticated<IO, PeerOf<M>>>,
+        M: Mechanism,
+    {
+        fn drop(this: Pin<&mut Self>) {
+            let mut this = this.project();
+            // A session that is aborted may have something to say, too.
+            let _entered = this.span.enter();
+            this.state.set(State::Over);
+        }
     }
 }
 
@@ -68,7 +83,8 @@ where
     M: Mechanism,
 {
     pub(super) fn new(accept: Accept<IO, M>, service: S, ready_timeout: Duration) -> Self {
-        Self { state: State::Handshaking { accept, service: Some(service) }, ready_timeout }
+        let span = accept.span();
+        Self { state: State::Handshaking { accept, service: Some(service) }, ready_timeout, span }
     }
 }
 
@@ -82,6 +98,7 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
+        let _entered = this.span.enter();
         loop {
             let outcome = match this.state.as_mut().project() {
                 StateProj::Handshaking { accept, service } => match ready!(accept.poll_admitted(cx)) {
@@ -129,5 +146,44 @@ where
 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ResponseFuture").finish_non_exhaustive()
+    }
+}
+
+#[cfg(all(test, not(any(feature = "tracing", feature = "metrics"))))]
+mod tests {
+    use std::future::Ready;
+
+    use tokio::io::DuplexStream;
+
+    use super::*;
+    use crate::mechanism::one_way;
+
+    struct Inner;
+
+    impl<R> Service<R> for Inner {
+        type Response = ();
+        type Error = ();
+        type Future = Ready<Result<(), ()>>;
+
+        fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), ()>> {
+            unreachable!("nobody calls it")
+        }
+
+        fn call(&mut self, _: R) -> Self::Future {
+            unreachable!("nobody calls it")
+        }
+    }
+
+    #[test]
+    fn who_does_not_look_pays_nothing() {
+        #[expect(dead_code, reason = "only its size counts")]
+        struct Unobserved {
+            state: State<Inner, DuplexStream, one_way::Server, Ready<Result<(), ()>>>,
+            ready_timeout: Duration,
+        }
+        assert_eq!(
+            size_of::<ResponseFuture<Inner, DuplexStream, one_way::Server>>(),
+            size_of::<Unobserved>()
+        );
     }
 }

@@ -44,6 +44,8 @@ impl Mechanism for Client {
     type Role = mechanism::Client;
     type Handshake = Answering;
 
+    const NAME: &'static str = "multiprocessing";
+
     fn start(&self, cx: &mut Context<'_>) -> Result<Start<Answering>, HandshakeError> {
         let mut random = [0; NONCE_LEN - MARK_LEN];
         cx.fill_random(&mut random)?;

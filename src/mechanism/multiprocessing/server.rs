@@ -5,7 +5,7 @@ use super::codec::{Codec, LONGEST_RECEIVED, LONGEST_SENT, Received, Sent};
 use super::digest::{Digest, Digests};
 use super::key::{PreparedKey, Tag};
 use crate::error::HandshakeError;
-use crate::key::{FoundKeys, Identity, KeyRing};
+use crate::key::{FoundKeys, Identity, KeyId, KeyRing};
 use crate::mechanism::{
     self, Context, Handshake, Input, Mechanism, NoLookup, Reject, Start, Step, first_match,
 };
@@ -42,6 +42,8 @@ impl<A> Server<A> {
 impl<A> Mechanism for Server<A> {
     type Role = mechanism::Server;
     type Handshake = Challenging<A>;
+
+    const NAME: &'static str = "multiprocessing";
 
     fn start(&self, cx: &mut Context<'_>) -> Result<Start<Challenging<A>>, HandshakeError> {
         let mut nonce = [0; NONCE_LEN];
@@ -113,6 +115,10 @@ impl<A> Handshake for Challenging<A> {
             },
             State::Over => Err(HandshakeError::malformed("a message that nobody waits for").into()),
         }
+    }
+
+    fn key_id(peer: &Self::Peer) -> Option<&KeyId> {
+        Some(peer.key_id())
     }
 }
 

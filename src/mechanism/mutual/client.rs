@@ -62,6 +62,8 @@ impl Mechanism for Client {
     type Role = mechanism::Client;
     type Handshake = Proving;
 
+    const NAME: &'static str = "mutual";
+
     fn start(&self, cx: &mut Context<'_>) -> Result<Start<Proving>, HandshakeError> {
         let binding = self.binding.choose(cx)?;
         let mut nonce = [0; NONCE_LEN];

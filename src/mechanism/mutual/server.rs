@@ -9,7 +9,7 @@ use super::message::{Content, Message, Proof};
 use super::schedule::Transcript;
 use super::{Audience, Binding, ExportError, PreparedKey};
 use crate::error::{HandshakeError, HandshakeErrorKind};
-use crate::key::{FoundKeys, Identity, Keys, LookupError, PrepareKey as _};
+use crate::key::{FoundKeys, Identity, KeyId, Keys, LookupError, PrepareKey as _};
 use crate::mechanism::{self, Context, Handshake, Input, Mechanism, Reject, Start, Step, first_match};
 use crate::transport::ChannelBinding;
 
@@ -56,6 +56,8 @@ impl<S: Keys<PreparedKey>> Server<S> {
 impl<S: Keys<PreparedKey>> Mechanism for Server<S> {
     type Role = mechanism::Server;
     type Handshake = Challenging<S>;
+
+    const NAME: &'static str = "mutual";
 
     fn start(&self, cx: &mut Context<'_>) -> Result<Start<Challenging<S>>, HandshakeError> {
         let binding = self.binding.choose(cx)?;
@@ -117,6 +119,10 @@ impl<S: Keys<PreparedKey>> Handshake for Challenging<S> {
             (State::Asked { transcript, tag }, Input::Found(found)) => self.judge(&transcript, &tag, found),
             _ => Err(HandshakeError::malformed("a message that nobody waits for").into()),
         }
+    }
+
+    fn key_id(peer: &Self::Peer) -> Option<&KeyId> {
+        Some(peer.identity().key_id())
     }
 }
 

@@ -43,6 +43,8 @@ impl<D: Digest> Mechanism for Client<D> {
     type Role = mechanism::Client;
     type Handshake = Answering<D>;
 
+    const NAME: &'static str = "one_way";
+
     fn start(&self, _: &mut Context<'_>) -> Result<Start<Answering<D>>, HandshakeError> {
         // nothing received -> challenge awaited
         Ok(Start {

@@ -6,7 +6,7 @@ use super::codec::ServerCodec;
 use super::message::{Nonce, ServerMessage};
 use super::{Digest, PreparedKey, Wire};
 use crate::error::HandshakeError;
-use crate::key::{Identity, KeyRing};
+use crate::key::{Identity, KeyId, KeyRing};
 use crate::mechanism::{
     self, Context, Handshake, Input, Mechanism, NoLookup, Reject, Start, Step, first_match,
 };
@@ -44,6 +44,8 @@ impl<D: Digest, A> Server<D, A> {
 impl<D: Digest, A> Mechanism for Server<D, A> {
     type Role = mechanism::Server;
     type Handshake = Challenging<D, A>;
+
+    const NAME: &'static str = "one_way";
 
     fn start(&self, cx: &mut Context<'_>) -> Result<Start<Challenging<D, A>>, HandshakeError> {
         let mut nonce = self.wire.zeroed_nonce();
@@ -95,6 +97,10 @@ impl<D: Digest, A> Handshake for Challenging<D, A> {
             // answer received -> refused
             None => Err(Reject::telling(HandshakeError::refused(), ServerMessage::Refused)),
         }
+    }
+
+    fn key_id(peer: &Self::Peer) -> Option<&KeyId> {
+        Some(peer.key_id())
     }
 }
 
