@@ -1,5 +1,6 @@
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::iter;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
@@ -18,8 +19,8 @@ pub(super) struct Table {
     // Those that can be shed, oldest first within each source.
     pending: BTreeMap<(Source, u64), Pending>,
     held: HashMap<Source, Held>,
-    // The sources that have so many pending, largest first. The order within changes with time only between numbers.
-    by_number: BTreeMap<u32, BTreeSet<Rank>>,
+    // The sources by how many they have pending, and the largest of each number first: time changes nothing in that.
+    ranks: BTreeSet<Rank>,
     len: usize,
     next: u64,
 }
@@ -44,9 +45,10 @@ struct Held {
     oldest: u64,
 }
 
-/// The order of sources with as many pending: the sooner they began, the larger they are.
+/// By number, and of the sources with as many: the sooner those began, the larger it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Rank {
+    pending: u32,
     begins: u64,
     oldest: u64,
     source: Source,
@@ -54,7 +56,7 @@ struct Rank {
 
 impl Held {
     fn rank(self, source: Source) -> Rank {
-        Rank { begins: self.begins, oldest: self.oldest, source }
+        Rank { pending: self.pending, begins: self.begins, oldest: self.oldest, source }
     }
 }
 
@@ -78,7 +80,7 @@ impl Table {
             max_per_source: max_per_source.try_into().unwrap_or(u32::MAX),
             pending: BTreeMap::new(),
             held: HashMap::new(),
-            by_number: BTreeMap::new(),
+            ranks: BTreeSet::new(),
             len: 0,
             next: 0,
         }
@@ -120,16 +122,12 @@ impl Table {
     }
 
     fn shed_oldest_of_largest(&mut self, now: Duration) -> Option<(u64, oneshot::Sender<()>)> {
-        // There are few different numbers: so many are pending that they add up to no more than all. Of sources that
-        // are equally large, those with more.
         let now = micros(now);
-        let size = |(&number, ranks): (&u32, &BTreeSet<Rank>)| {
-            let rank = *ranks.first().expect("removed when empty");
-            // Of two threads the one with the later time may have been here first.
-            (u64::from(number).saturating_mul(now).saturating_sub(rank.begins), number, rank)
-        };
-        let (_, _, Rank { oldest, source, .. }) =
-            self.by_number.iter().map(size).max_by_key(|&(time, number, _)| (time, number))?;
+        // Of two threads the one with the later time may have been here first.
+        let time = |rank: &Rank| u64::from(rank.pending).saturating_mul(now).saturating_sub(rank.begins);
+        // Of sources that are equally large, the one with more.
+        let largest = self.largest_of_each_number().max_by_key(|rank| (time(rank), rank.pending));
+        let Rank { oldest, source, .. } = *largest?;
         let pending = self.remove_pending(source, oldest)?;
         self.forget(source);
         Some((oldest, pending.tell))
@@ -167,17 +165,20 @@ impl Table {
 
     fn rank(&mut self, source: Source, held: Held) {
         if held.pending > 0 {
-            self.by_number.entry(held.pending).or_default().insert(held.rank(source));
+            self.ranks.insert(held.rank(source));
         }
     }
 
     fn unrank(&mut self, source: Source, held: Held) {
-        if let Some(ranks) = self.by_number.get_mut(&held.pending) {
-            ranks.remove(&held.rank(source));
-            if ranks.is_empty() {
-                self.by_number.remove(&held.pending);
-            }
-        }
+        self.ranks.remove(&held.rank(source));
+    }
+
+    /// The first of the ranks of each number. There are few different ones: they add up to no more than all that are
+    /// pending.
+    fn largest_of_each_number(&self) -> impl Iterator<Item = &Rank> {
+        let from = |pending| Rank { pending, begins: 0, oldest: 0, source: Source::Unknown };
+        let first = self.ranks.first();
+        iter::successors(first, move |rank| self.ranks.range(from(rank.pending + 1)..).next())
     }
 
     /// Counts one less.
@@ -357,6 +358,6 @@ mod tests {
         for Member { last, number, proven, .. } in model.0 {
             table.release(source(last), number, proven);
         }
-        assert!(table.len() == 0 && table.held.is_empty() && table.by_number.is_empty());
+        assert!(table.len() == 0 && table.held.is_empty() && table.ranks.is_empty());
     }
 }

@@ -2,7 +2,7 @@ use std::net::{SocketAddr, SocketAddrV4, SocketAddrV6};
 
 /// An address as a listener's `accept` returns it.
 ///
-/// For a [`Connection`](crate::Connection) from a listener whose addresses are of somebody else's type,
+/// For a `Connection` from a listener whose addresses are of somebody else's type,
 /// [`Acceptor::inspect`](crate::Acceptor::inspect) says what is known instead.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` does not say whether it is an IP address",
