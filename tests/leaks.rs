@@ -6,6 +6,7 @@ use std::io;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
+#[cfg(feature = "mutual")]
 use std::time::Duration;
 
 use support::{Watched, connector, hmac_md5, key};
