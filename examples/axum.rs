@@ -10,7 +10,6 @@ use std::net::SocketAddr;
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::ConnectInfo;
 use axum::http::{Request, header};
 use axum::routing::get;
 use http_body_util::BodyExt as _;
@@ -68,7 +67,7 @@ async fn main() -> Result<(), BoxError> {
 }
 
 /// A handler like any other.
-async fn greet(ConnectInfo(Peer { peer, addr, .. }): ConnectInfo<Peer>) -> String {
+async fn greet(Peer { peer, addr, .. }: Peer) -> String {
     println!("  server: {} asks from {addr}", peer.identity().attached());
     format!("hello {}", peer.identity().key_id())
 }

@@ -4,6 +4,9 @@
 //!
 //! | | |
 //! |---|---|
+//! | [The handshakes, drawn](mod@handshakes) | who says what |
+//! | [Beside what else one could take](mod@compare) | CPython, bore, rathole, spiped, SCRAM, Noise, TLS |
+//! | [Why it is so](mod@design) | the shape of the crate, and its reasons |
 //! | [Facing the internet](mod@facing_the_internet) | what to set where strangers can reach the server, and what it costs |
 //! | [Coming from a handshake written by hand](mod@migration) | the shapes that bore and rathole have, before and after |
 //! | [axum](mod@axum), [hyper](mod@hyper), [tonic](mod@tonic) | HTTP and gRPC for clients that hold a key |
@@ -16,30 +19,35 @@
 macro_rules! pages {
     ($($(#[$condition:meta])* $name:ident = $file:literal;)*) => {$(
         $(#[$condition])*
-        #[doc = include_str!(concat!("../docs/", $file))]
+        // The drawings, for where no file lies beside the text: the first definition of a link counts.
+        #[doc = include_str!("../docs/img/inline.md")]
+        #[doc = include_str!(concat!("../", $file))]
         pub mod $name {}
     )*};
 }
 
 pages! {
+    handshakes = "docs/handshakes.md";
+    compare = "COMPARE.md";
+    design = "DESIGN.md";
     #[cfg(all(feature = "mutual", feature = "net"))]
-    facing_the_internet = "facing-the-internet.md";
+    facing_the_internet = "docs/facing-the-internet.md";
     #[cfg(all(feature = "mutual", feature = "net"))]
-    migration = "migration.md";
+    migration = "docs/migration.md";
     #[cfg(all(feature = "axum", feature = "mutual"))]
-    axum = "cookbook/axum.md";
+    axum = "docs/cookbook/axum.md";
     #[cfg(all(feature = "hyper-util", feature = "mutual", feature = "net"))]
-    hyper = "cookbook/hyper.md";
+    hyper = "docs/cookbook/hyper.md";
     #[cfg(all(feature = "tonic", feature = "mutual", feature = "net"))]
-    tonic = "cookbook/tonic.md";
+    tonic = "docs/cookbook/tonic.md";
     #[cfg(all(feature = "rustls", feature = "mutual", feature = "net"))]
-    tls = "cookbook/tls.md";
+    tls = "docs/cookbook/tls.md";
     #[cfg(all(unix, feature = "mutual", feature = "net"))]
-    unix = "cookbook/unix.md";
+    unix = "docs/cookbook/unix.md";
     #[cfg(all(feature = "mutual", feature = "net"))]
-    rpc = "cookbook/rpc.md";
+    rpc = "docs/cookbook/rpc.md";
     #[cfg(all(feature = "mutual", feature = "net"))]
-    proxy = "cookbook/proxy.md";
+    proxy = "docs/cookbook/proxy.md";
     #[cfg(all(feature = "mutual", feature = "net"))]
-    tower = "cookbook/tower.md";
+    tower = "docs/cookbook/tower.md";
 }

@@ -1,5 +1,6 @@
-// The drawing, for where no file lies beside the text: the first definition of a link counts.
-#![doc = include_str!("../docs/img/stack.inline.md")]
+// What the README refers to, for where no file lies beside the text: the first definition of a link counts.
+#![doc = include_str!("../docs/img/inline.md")]
+#![doc = include_str!("../docs/links.md")]
 #![doc = include_str!("../README.md")]
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]

@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use axum::Router;
 use axum::body::Body;
+use axum::extract::connect_info::MockConnectInfo;
 use axum::extract::{ConnectInfo, State};
 use axum::http::{Request, StatusCode, header};
 use axum::routing::get;
@@ -25,6 +26,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixStream, unix};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
+use tower::ServiceExt as _;
 use tower_challenge::{ChallengeLayer, HandshakeErrorKind, Identity, Incoming, PeerInfo, one_way};
 
 static_assertions::assert_impl_all!(Incoming<UnixStream, Identity, unix::SocketAddr>: axum::serve::Listener);
@@ -56,8 +58,10 @@ async fn server() -> Server {
 
 async fn greet(
     State(handled): State<Arc<AtomicUsize>>,
-    ConnectInfo(PeerInfo { peer, addr, .. }): ConnectInfo<PeerInfo<Identity>>,
+    PeerInfo { peer, addr, .. }: PeerInfo<Identity>,
+    ConnectInfo(same): ConnectInfo<PeerInfo<Identity>>,
 ) -> String {
+    assert_eq!((same.addr, same.peer.key_id()), (addr, peer.key_id()));
     handled.fetch_add(1, Ordering::Relaxed);
     format!("hello {} from {addr}", peer.key_id())
 }
@@ -186,4 +190,19 @@ fn the_example_succeeds_and_says_so() {
     ] {
         assert!(process::stdout(&output).contains(part), "no {part:?} in {}", process::stdout(&output));
     }
+}
+
+/// As a handler's unit test has it, and as it is where nobody says who the peer is.
+#[tokio::test]
+async fn without_a_connection_the_peer_is_mocked_or_missing() {
+    let app = Router::new().route("/", get(greet)).with_state(Arc::default());
+    let request = || Request::get("/").body(Body::empty()).unwrap();
+    let status = app.clone().oneshot(request()).await.unwrap().status();
+    assert_eq!(status, StatusCode::INTERNAL_SERVER_ERROR);
+
+    let peer =
+        PeerInfo::new(Identity::new("alice".parse().unwrap(), ()), SocketAddr::from(([192, 0, 2, 1], 7)));
+    let response = app.layer(MockConnectInfo(peer)).oneshot(request()).await.unwrap();
+    let body = response.into_body().collect().await.unwrap().to_bytes();
+    assert_eq!(body, "hello alice from 192.0.2.1:7");
 }

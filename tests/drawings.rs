@@ -1,17 +1,26 @@
-//! The drawings for docs.rs, which can't show a file that lies beside the README: the same, within the text.
+//! The drawings for docs.rs, which can't show a file that lies beside a text: the same, within the text.
 
+use std::fmt::Write as _;
 use std::fs;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
-/// Rustdoc gets this in front of the README, and the first definition of a link counts.
+/// Rustdoc gets this in front of what refers to them, and the first definition of a link counts.
 #[test]
-fn the_drawing_within_the_text_is_the_one_in_the_file() {
+fn the_drawings_within_the_text_are_those_in_the_files() {
     let directory = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/img");
-    let drawing = fs::read(format!("{directory}/stack.svg")).unwrap();
-    let expected = format!("[stack]: data:image/svg+xml;base64,{}\n", STANDARD.encode(drawing));
-    let inline = format!("{directory}/stack.inline.md");
+    let mut expected = String::new();
+    for (name, title) in [
+        ("stack", "the stack"),
+        ("mutual", "mutual"),
+        ("multiprocessing", "multiprocessing"),
+        ("one_way", "one_way"),
+    ] {
+        let drawing = STANDARD.encode(fs::read(format!("{directory}/{name}.svg")).unwrap());
+        writeln!(expected, "[drawing of {title}]: data:image/svg+xml;base64,{drawing}").unwrap();
+    }
+    let inline = format!("{directory}/inline.md");
     if std::env::var_os("UPDATE").is_some() {
         fs::write(&inline, &expected).unwrap();
     }

@@ -4,6 +4,9 @@ use std::future::pending;
 use std::io;
 
 use axum::extract::connect_info::Connected;
+use axum::extract::rejection::ExtensionRejection;
+use axum::extract::{ConnectInfo, FromRequestParts};
+use axum::http::request::Parts;
 use axum::serve::{IncomingStream, Listener};
 use tokio::io::{AsyncRead, AsyncWrite};
 
@@ -56,5 +59,19 @@ where
 {
     fn connect_info(stream: IncomingStream<'_, Incoming<IO, P, A>>) -> Self {
         Self::new(stream.io().peer().clone(), stream.remote_addr().clone())
+    }
+}
+
+/// What `ConnectInfo<PeerInfo<P, A>>` extracts, without the wrapper: needs `into_make_service_with_connect_info`.
+impl<S, P, A> FromRequestParts<S> for PeerInfo<P, A>
+where
+    S: Send + Sync,
+    P: Clone + Send + Sync + 'static,
+    A: Clone + Send + Sync + 'static,
+{
+    type Rejection = ExtensionRejection;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ExtensionRejection> {
+        ConnectInfo::from_request_parts(parts, state).await.map(|ConnectInfo(info)| info)
     }
 }

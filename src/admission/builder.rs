@@ -15,16 +15,16 @@ pub struct AdmissionBuilder {
 }
 
 impl AdmissionBuilder {
-    /// How many may be pending unless told otherwise: about 2 MiB of memory at most, and as many file descriptors as a
-    /// process has by default on many systems.
-    const MAX_PENDING: usize = 1_000;
+    /// How many may be pending unless told otherwise: half of the file descriptors that a process has by default on many
+    /// systems, and less than a megabyte.
+    const MAX_PENDING: usize = 500;
 
     pub(super) fn new() -> Self {
         let sources = Sources { v4_len: 32, v6_len: 64, exempt: Vec::new() };
         Self { max_pending: Self::MAX_PENDING, max_per_source: None, sources, penalties: None }
     }
 
-    /// Sets how many handshakes may be pending together. Default: 1,000.
+    /// Sets how many handshakes may be pending together. Default: 500.
     ///
     /// Each takes a file descriptor: keep it, and the number of sessions, well below what the process may have.
     ///

@@ -56,8 +56,9 @@ use crate::stream::Authenticated;
 ///
 /// Handshakes go on while nobody pulls. What has proven itself waits to be pulled: at most
 /// [`capacity`](IncomingBuilder::capacity) of them, and beyond that those whose handshakes were under way when so many
-/// waited, each for at most the layer's [`ready_timeout`](ChallengeLayer::ready_timeout). Meanwhile nothing more is
-/// accepted: connections stay in the kernel's queue.
+/// waited, each for at most the layer's [`ready_timeout`](ChallengeLayer::ready_timeout), and never more than the layer's
+/// [`Admission`](crate::Admission) lets be pending. Meanwhile nothing more is accepted: connections stay in the kernel's
+/// queue.
 ///
 /// It is pulled by [`accept`](Self::accept), as a [`Stream`], or as a tokio-util [`Listener`]. Dropping it closes the
 /// listener, ends the handshakes that are pending and closes what waits, as does the signal of
