@@ -8,7 +8,7 @@
 //! A simulation, not a measurement: arrivals and their ends in order of time, with a generator of its own, so that every
 //! run prints the same. 1,000 may be pending, and silent strangers stay for 10 seconds, as long as they are let.
 //!
-//! - Shedding is the real [`Admission`], on tokio's paused clock; once with [`Penalties`] too.
+//! - Shedding is the real [`Admission`], on tokio's paused clock; also with [`Penalties`], and with penalties for being shed.
 //! - By number: it too sheds the oldest of the largest source, but a source is as large as the number of its pending
 //!   handshakes, and not as the time for which they have been pending.
 //! - Random early drop is OpenSSH's `MaxStartups 100:30:1000`: from 100 pending on 30 of 100 newcomers are turned away,
@@ -35,6 +35,7 @@ const DURATION: u64 = 60 * SECOND;
 /// Honest handshakes are counted once the flood has done its worst.
 const FROM: u64 = 30 * SECOND;
 const HONEST_PER_SECOND: u64 = 50;
+const PERIOD: u64 = 20 * SECOND;
 
 /// Who is let in, and who has to go.
 trait Policy {
@@ -62,7 +63,7 @@ impl Policy for Shedding {
         let (leave, left) = oneshot::channel();
         tokio::spawn(async move {
             let outcome = tokio::select! {
-                () = slot.shed() => Err(HandshakeErrorKind::Shed),
+                () = slot.revoked() => Err(HandshakeErrorKind::Shed),
                 outcome = left => outcome.unwrap_or(Ok(())),
             };
             if let Err(kind) = outcome {
@@ -186,6 +187,8 @@ struct Flood {
     per_second: u64,
     sources: u64,
     honest_takes: u64,
+    /// How long it lasts of every 20 seconds, in microseconds.
+    lasts: u64,
 }
 
 /// Which part of the honest succeeds.
@@ -219,7 +222,11 @@ async fn simulate(flood: &Flood, policy: &mut dyn Policy) -> f64 {
                     events
                         .push(Reverse((now + stays, Event::Leaves { id: next_id, source, honest, counts })));
                 }
-                events.push(Reverse((now + random.gap(per_second), Event::Arrives { honest })));
+                let mut next = now + random.gap(per_second);
+                if !honest && next % PERIOD >= flood.lasts {
+                    next = next.next_multiple_of(PERIOD);
+                }
+                events.push(Reverse((next, Event::Arrives { honest })));
             }
         }
     }
@@ -228,7 +235,13 @@ async fn simulate(flood: &Flood, policy: &mut dyn Policy) -> f64 {
 
 #[tokio::main(flavor = "current_thread", start_paused = true)]
 async fn main() {
-    let flood = |name, sources, per_second, honest_takes| Flood { name, per_second, sources, honest_takes };
+    let flood = |name, sources, per_second, honest_takes| Flood {
+        name,
+        per_second,
+        sources,
+        honest_takes,
+        lasts: PERIOD,
+    };
     let floods = [
         flood("1 source, 1,000/s", 1, 1_000, 100_000),
         flood("100 sources, 1,000/s", 100, 1_000, 100_000),
@@ -236,20 +249,25 @@ async fn main() {
         flood("10,000 sources, 5,000/s", 10_000, 5_000, 100_000),
         flood("10,000 sources, 20,000/s", 10_000, 20_000, 100_000),
         flood("the same, honest in 10 ms", 10_000, 20_000, 10_000),
+        Flood {
+            lasts: 4 * SECOND,
+            ..flood("4 s of every 20 s, 1,000,000 sources, 20,000/s", 1_000_000, 20_000, 100_000)
+        },
     ];
     println!("Honest handshakes of 100 ms that succeed, {HONEST_PER_SECOND} a second from 20 sources.\n");
     println!(
-        "| flood | plain cap | random early drop | and a share | shedding by number | shedding | and penalties |"
+        "| flood | plain cap | random early drop | and a share | shedding by number | shedding | and penalties | also for being shed |"
     );
-    println!("|---|---|---|---|---|---|---|");
+    println!("|---|---|---|---|---|---|---|---|");
     for flood in &floods {
-        let policies: [&mut dyn Policy; 6] = [
+        let policies: [&mut dyn Policy; 7] = [
             &mut Dropping::new(CAP, usize::MAX),
             &mut Dropping::new(CAP / 10, usize::MAX),
             &mut Dropping::new(CAP / 10, SHARE),
             &mut ByNumber::default(),
             &mut Shedding::new(Admission::builder()),
             &mut Shedding::new(Admission::builder().penalties(Penalties::new())),
+            &mut Shedding::new(Admission::builder().penalties(Penalties::new().shed(Duration::from_secs(2)))),
         ];
         let mut line = format!("| {} |", flood.name);
         for policy in policies {

@@ -14,7 +14,6 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
-use tokio::time::timeout;
 use tokio_rustls::rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use tokio_rustls::rustls::crypto::{self, WebPkiSupportedAlgorithms};
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
@@ -26,8 +25,8 @@ use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
 use tower::{ServiceBuilder, ServiceExt as _, service_fn};
 use tower_challenge::mutual::{self, Audience, PreparedKey, ProvenServer};
 use tower_challenge::{
-    Acceptor, AnswerLayer, Authenticated, ConnectError, Connection, HandshakeError, HandshakeErrorKind, Key,
-    KeyEntry, KeyRing, serve,
+    Acceptor, AnswerLayer, Authenticated, ConnectError, Connection, HandshakeErrorKind, Key, KeyEntry,
+    KeyRing, serve,
 };
 
 type BoxError = Box<dyn Error + Send + Sync>;
@@ -83,14 +82,12 @@ async fn start_server(
         let (tls, acceptor) = (tls.clone(), acceptor.clone());
         async move {
             // A stranger can stall in TLS as well: it counts as pending from here on.
-            let mut slot = acceptor.admit(Some(connection.addr().ip()))?;
+            let slot = acceptor.admit(Some(connection.addr().ip()))?;
             let shutdown = connection.shutdown_token().clone();
-            let stream = tokio::select! {
-                // Nobody else limits it: the clock of the challenge starts when TLS is there.
-                tls = timeout(TLS_TIMEOUT, tls.accept(connection)) => tls.map_err(|_| "TLS timed out")??,
-                () = slot.shed() => return Err(HandshakeError::new(HandshakeErrorKind::Shed).into()),
-                () = shutdown.cancelled() => return Err("shut down during TLS".into()),
-            };
+            // Nobody else limits it: the clock of the challenge starts when TLS is there.
+            let handshake = slot.guard(TLS_TIMEOUT, tls.accept(connection));
+            let handshake = shutdown.run_until_cancelled(handshake).await.ok_or("shut down during TLS")?;
+            let (stream, slot) = handshake.map_err(|error| format!("TLS: {error}"))?;
             let stream = acceptor.accept_admitted(stream, slot).await?;
             Ok::<_, BoxError>(greet(stream).await?)
         }

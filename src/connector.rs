@@ -48,7 +48,7 @@ impl<M, X> Connector<M, X> {
     /// Sets how to learn what surrounds a stream, for streams that are no [`Transport`](crate::transport::Transport).
     ///
     /// It takes the place of what the stream says itself: of one that is a `Transport`, begin with its
-    /// [`transport_info`](crate::transport::Transport::transport_info), or its channel binding and the word that it
+    /// [`TransportInfo::of`](crate::transport::TransportInfo::of), or its channel binding and the word that it
     /// is time to shut down are lost.
     #[must_use]
     pub fn inspect<Y>(self, inspect: Y) -> Connector<M, Y> {

@@ -31,7 +31,8 @@ pub enum HandshakeErrorKind {
     ChannelBinding,
     /// The operating system gave no random bytes. The peer has done nothing wrong.
     Random,
-    /// There was no key to be had: its source failed, or has none for this target. The peer has done nothing wrong.
+    /// There was no key to be had: its source failed, did not answer within the deadline, or has none for this target. The
+    /// peer has done nothing wrong.
     KeySource,
     /// This side is shutting down, and ended the handshake before it was over.
     ShuttingDown,
@@ -40,7 +41,8 @@ pub enum HandshakeErrorKind {
     OverShare,
     /// Not begun: as many as there may be have proven themselves, and all of them wait for the inner service.
     Overloaded,
-    /// Ended before it was over, in favour of another source: its own had more pending than any other.
+    /// Ended before it was over, in favour of a newcomer: of the source whose handshakes had been pending for longest, all
+    /// together, it was the oldest.
     Shed,
     /// Not begun: the peer's source has failed too often.
     Penalized,
@@ -61,7 +63,7 @@ impl HandshakeErrorKind {
             Self::ShuttingDown => "shut down before the handshake was over",
             Self::OverShare => "too many pending handshakes of this source",
             Self::Overloaded => "too many authenticated peers wait for the service",
-            Self::Shed => "ended in favour of a handshake of another source",
+            Self::Shed => "ended in favour of a newcomer",
             Self::Penalized => "too many failed handshakes of this source",
         }
     }

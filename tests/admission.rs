@@ -109,21 +109,6 @@ async fn a_shed_handshake_ends_at_once() {
     assert_eq!(admission.pending(), 1);
 }
 
-/// Who sends all the time, and wakes the task with it, is shed like those who are silent.
-#[tokio::test]
-async fn who_floods_is_shed_too() {
-    let (acceptor, _) = guarded(limited(1, 1));
-    let (mut client, io) = from(1);
-    let pending = tokio::spawn(acceptor.accept(io));
-    let flood = tokio::spawn(async move { while client.write_all(&[0; 64]).await.is_ok() {} });
-    tokio::task::yield_now().await;
-    let (_client, io) = from(2);
-    let _newcomer = acceptor.accept(io);
-    let kind = pending.await.unwrap().unwrap_err().kind();
-    assert!(matches!(kind, Shed | HandshakeErrorKind::Refused), "{kind:?}");
-    flood.await.unwrap();
-}
-
 /// What has proven itself counts until the inner service is called, and is not shed.
 #[tokio::test(start_paused = true)]
 async fn who_waits_for_the_service_is_pending_and_stays() {
@@ -288,9 +273,9 @@ async fn a_slot_can_be_had_before_there_is_a_stream() {
     assert_eq!(admission.pending(), 0);
 
     let mut slot = acceptor.admit(Some([192, 0, 2, 1].into())).unwrap();
-    assert!(slot.shed().now_or_never().is_none());
+    assert!(slot.revoked().now_or_never().is_none());
     let _newcomer = acceptor.admit(Some([192, 0, 2, 2].into())).unwrap();
-    slot.shed().await;
+    slot.revoked().await;
 }
 
 #[tokio::test]
@@ -443,4 +428,110 @@ async fn in_a_flood_every_silent_peer_is_gone_at_the_deadline() {
     sleep(Duration::from_millis(2)).await;
     assert_eq!(admission.pending(), 0);
     assert!(pending.join_all().await.into_iter().all(|outcome| outcome.unwrap_err().kind() == TimedOut));
+}
+
+/// Its proof was there before it was told to go, and it has been told that it is in: it waits, and counts.
+#[tokio::test(start_paused = true)]
+async fn who_was_shed_too_late_counts_again() {
+    #[derive(Clone)]
+    struct Never;
+
+    impl Service<Stream> for Never {
+        type Response = ();
+        type Error = Infallible;
+        type Future = std::future::Pending<Result<(), Infallible>>;
+
+        fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+            Poll::Pending
+        }
+
+        fn call(&mut self, _: Stream) -> Self::Future {
+            unreachable!("never ready")
+        }
+    }
+
+    let (acceptor, admission) = guarded(limited(1, 1));
+    let mut service = ChallengeLayer::from_acceptor(acceptor).layer(Never);
+    let (mut client, io) = from(1);
+    let mut waiting = Box::pin(service.call(io));
+    assert!(waiting.as_mut().now_or_never().is_none());
+    answer_by_hand(&mut client, "key").await;
+    // Before it is polled again.
+    let newcomer = admission.admit(Some([192, 0, 2, 2].into())).unwrap();
+    assert!(waiting.as_mut().now_or_never().is_none());
+    assert_eq!(admission.pending(), 2);
+    drop(newcomer);
+    assert_eq!(admission.admit(Some([192, 0, 2, 3].into())).unwrap_err().kind(), Overloaded);
+    drop(waiting);
+    assert_eq!(admission.pending(), 0);
+}
+
+#[tokio::test]
+async fn a_place_that_was_revoked_is_of_no_use_any_more() {
+    let (acceptor, _) = guarded(limited(1, 1));
+    let mut slot = acceptor.admit(Some([192, 0, 2, 1].into())).unwrap();
+    let _other = acceptor.admit(Some([192, 0, 2, 2].into())).unwrap();
+    slot.revoked().await;
+    slot.revoked().await;
+    let (_client, io) = from(1);
+    assert_eq!(acceptor.accept_admitted(io, slot).await.unwrap_err().kind(), Shed);
+}
+
+/// TLS, say: in time, and with the penalties that the handshake would have.
+#[tokio::test(start_paused = true)]
+async fn another_handshake_before_this_one_is_guarded() {
+    let penalties = Penalties::new().threshold(Duration::ZERO).shed(Duration::from_secs(1));
+    let (acceptor, admission) = guarded(limited(1, 1).penalties(penalties));
+    let admit = |last| acceptor.admit(Some([192, 0, 2, last].into())).unwrap();
+    let second = Duration::from_secs(1);
+
+    let done = async { Ok::<_, io::Error>(7) };
+    let (seven, slot) = admit(1).guard(second, done).await.unwrap();
+    assert_eq!((seven, admission.pending(), admission.penalized()), (7, 1, 0));
+    drop(slot);
+
+    let failed = async { Err::<(), _>(io::Error::from(io::ErrorKind::InvalidData)) };
+    let error = admit(2).guard(second, failed).await.unwrap_err();
+    assert_eq!(error.kind(), HandshakeErrorKind::Malformed);
+    let endless = || std::future::pending::<io::Result<()>>();
+    assert_eq!(admit(3).guard(second, endless()).await.unwrap_err().kind(), TimedOut);
+    assert_eq!((admission.pending(), admission.penalized()), (0, 2));
+
+    let guarded = admit(4).guard(second, endless());
+    let newcomer = admit(5);
+    assert_eq!(guarded.await.unwrap_err().kind(), Shed);
+    drop(newcomer);
+    assert_eq!((admission.pending(), admission.penalized()), (0, 3));
+}
+
+/// To hold a place without a break for a tenth of what it costs to be timed out.
+#[tokio::test(start_paused = true)]
+async fn who_goes_just_before_the_deadline_is_kept_out_as_well() {
+    let (acceptor, admission) = guarded(limited(100, 100).penalties(Penalties::new()));
+    let (clients, ios): (Vec<_>, Vec<_>) = (0..2).map(|_| from(1)).unzip();
+    let pending: Vec<_> = ios.into_iter().map(|io| tokio::spawn(acceptor.accept(io))).collect();
+    sleep(Duration::from_millis(9_900)).await;
+    drop(clients);
+    for accept in pending {
+        assert_eq!(accept.await.unwrap().unwrap_err().kind(), HandshakeErrorKind::ClosedEarly);
+    }
+    assert_eq!(admission.penalized(), 1);
+}
+
+/// A store that is down must not keep friends out when it is up again.
+#[cfg(feature = "mutual")]
+#[tokio::test(start_paused = true)]
+async fn a_key_that_is_not_looked_up_in_time_is_not_the_peer_s_fault() {
+    use tower_challenge::mutual::{Audience, Client, Server};
+    use tower_challenge::{Connector, KeyEntry, KeyStore};
+
+    let store = KeyStore::new(|_| std::future::pending::<io::Result<Vec<KeyEntry>>>());
+    let admission = Admission::builder().penalties(Penalties::new().threshold(Duration::ZERO)).build();
+    let audience = Audience::unspecified();
+    let acceptor = Acceptor::new(Server::new(store, audience.clone())).admission(admission.clone());
+    let client = Client::new("k", &support::key("0123456789abcdef"), audience).unwrap();
+    let (io, server) = from(1);
+    let (accepted, _) = tokio::join!(acceptor.accept(server), Connector::new(client).connect(io));
+    assert_eq!(accepted.unwrap_err().kind(), HandshakeErrorKind::KeySource);
+    assert_eq!(admission.penalized(), 0);
 }

@@ -14,9 +14,9 @@ use support::{ACCEPTED, REFUSED, acceptor, answer_by_hand, connector, read_array
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf, duplex};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, sleep};
-use tower_challenge::HandshakeErrorKind::{ClosedEarly, Refused, ShuttingDown, TimedOut};
+use tower_challenge::HandshakeErrorKind::{ClosedEarly, Refused, Shed, ShuttingDown, TimedOut};
 use tower_challenge::transport::TransportInfo;
-use tower_challenge::{DEFAULT_TIMEOUT, Transport};
+use tower_challenge::{Admission, DEFAULT_TIMEOUT, Transport};
 
 #[tokio::test(start_paused = true)]
 async fn silence() {
@@ -123,13 +123,23 @@ async fn a_peer_that_floods_a_codec_that_skips_is_cut_off_in_time() {
         }
     }
 
-    let zeros = tokio::io::join(tokio::io::repeat(0), tokio::io::sink());
+    let zeros = || tokio::io::join(tokio::io::repeat(0), tokio::io::sink());
+    let admission = Admission::builder().max_pending(1).build();
     let acceptor = tower_challenge::Acceptor::new(Waits)
-        .timeout(Duration::from_millis(100))
-        .inspect(|_: &tokio::io::Join<_, _>| TransportInfo::new());
-    let accept = tokio::spawn(acceptor.accept(zeros));
-    let outcome = tokio::time::timeout(Duration::from_secs(30), accept).await.expect("it ends").unwrap();
-    assert_eq!(outcome.unwrap_err().kind(), TimedOut);
+        .inspect(|_: &tokio::io::Join<_, _>| TransportInfo::new())
+        .admission(admission.clone());
+    let in_time = |accept| tokio::time::timeout(Duration::from_secs(30), tokio::spawn(accept));
+    let outcome = in_time(acceptor.clone().timeout(Duration::from_millis(100)).accept(zeros())).await;
+    assert_eq!(outcome.expect("it ends").unwrap().unwrap_err().kind(), TimedOut);
+
+    // The same where its place is given to somebody else.
+    let flood = in_time(acceptor.timeout(Duration::from_secs(3600)).accept(zeros()));
+    let newcomer = async {
+        sleep(Duration::from_millis(10)).await;
+        admission.admit(Some([192, 0, 2, 1].into())).unwrap()
+    };
+    let (outcome, _newcomer) = tokio::join!(flood, newcomer);
+    assert_eq!(outcome.expect("it ends").unwrap().unwrap_err().kind(), Shed);
 }
 
 /// What a stream without an end costs: the limit, and a little.

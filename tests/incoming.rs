@@ -219,3 +219,19 @@ async fn what_was_pulled_counts_for_the_total() {
     answer_by_hand(&mut second, "b").await;
     assert_eq!(incoming.accept().await.unwrap().peer().key_id(), &"b");
 }
+
+/// As a listener it has no end, and no error that somebody's loop would tell again and again.
+#[tokio::test(start_paused = true)]
+async fn as_a_listener_it_is_silent_after_a_shutdown() {
+    let builder = builder().await.with_graceful_shutdown(sleep(Duration::from_millis(10)));
+    let incoming = builder.start().unwrap();
+    let (told, mut tell) = mpsc::unbounded_channel();
+    let service = tower::service_fn(|_: Connection<Authenticated<Connection<TcpStream>, Identity>>| async {
+        Ok::<_, std::io::Error>(())
+    });
+    let server = tower_challenge::serve(incoming, service)
+        .with_graceful_shutdown(sleep(Duration::from_secs(60)))
+        .on_error(move |error| told.send(error.to_string()).unwrap());
+    server.await.unwrap();
+    assert_eq!(tell.recv().await, None);
+}

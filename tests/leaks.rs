@@ -142,6 +142,6 @@ async fn a_lookup_that_is_timed_out_is_dropped_at_once() {
     let mut accept = pin!(Acceptor::new(Server::new(store, audience)).accept(server_io));
     let connect = Connector::new(client);
     let (outcome, _) = tokio::join!(accept.as_mut(), connect.connect(client_io));
-    assert_eq!(outcome.unwrap_err().kind(), tower_challenge::HandshakeErrorKind::TimedOut);
+    assert_eq!(outcome.unwrap_err().kind(), tower_challenge::HandshakeErrorKind::KeySource);
     assert_eq!(Arc::strong_count(&alive), 1, "neither the lookup nor the store is left");
 }

@@ -505,3 +505,140 @@ async fn the_second_signal_alone_does_nothing_and_a_detached_stream_is_waited_fo
     drop(stream);
     assert_eq!(running.await.unwrap().unwrap(), Shutdown::default());
 }
+
+/// A listener that always has somebody, or an error, and takes no part in tokio's budget.
+struct Endless {
+    error: bool,
+}
+
+impl Listener for Endless {
+    type Io = DuplexStream;
+    type Addr = ();
+
+    fn poll_accept(&mut self, _: &mut Context<'_>) -> Poll<io::Result<(DuplexStream, ())>> {
+        let accepted =
+            if self.error { Err(io::ErrorKind::ConnectionReset.into()) } else { Ok((duplex(1).1, ())) };
+        Poll::Ready(accepted)
+    }
+
+    fn local_addr(&self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn a_flood_of_connections_or_errors_does_not_hide_the_signal() {
+    for error in [false, true] {
+        let service = tower::service_fn(|_: Connection<DuplexStream, ()>| async { Ok::<_, io::Error>(()) });
+        let server =
+            serve(Endless { error }, service).with_graceful_shutdown(sleep(Duration::from_millis(20)));
+        tokio::time::timeout(Duration::from_secs(30), server.into_future()).await.expect("it ends").unwrap();
+    }
+}
+
+/// Nobody is let in any more when sessions hear of it.
+#[tokio::test]
+async fn the_listener_is_closed_before_sessions_know() {
+    /// Woken at the very moment at which the token is cancelled: is the listener gone by then?
+    struct Looks {
+        accepts: mpsc::Sender<io::Result<DuplexStream>>,
+        found: mpsc::UnboundedSender<bool>,
+    }
+
+    impl std::task::Wake for Looks {
+        fn wake(self: Arc<Self>) {
+            self.found.send(self.accepts.is_closed()).unwrap();
+        }
+    }
+
+    let (accepts, listener) = mpsc::channel(1);
+    let (found, mut find) = mpsc::unbounded_channel();
+    let (stop, stopped) = oneshot::channel::<()>();
+    let stop = Arc::new(Mutex::new(Some(stop)));
+    let looks = std::task::Waker::from(Arc::new(Looks { accepts: accepts.clone(), found }));
+    let service = tower::service_fn(move |connection: Connection<DuplexStream, ()>| {
+        let (stop, looks) = (Arc::clone(&stop), looks.clone());
+        async move {
+            let mut cancelled = Box::pin(connection.shutdown_token().cancelled());
+            assert!(cancelled.as_mut().poll(&mut Context::from_waker(&looks)).is_pending());
+            stop.lock().unwrap().take().unwrap().send(()).unwrap();
+            connection.shutdown_token().cancelled().await;
+            Ok::<_, io::Error>(())
+        }
+    });
+    let server = serve(Accepts(listener), service)
+        .with_graceful_shutdown(async { stopped.await.unwrap_or_default() })
+        .into_future();
+    let server = tokio::spawn(server);
+    accepts.send(Ok(duplex(1).0)).await.unwrap();
+    assert!(find.recv().await.unwrap(), "the listener is still there");
+    server.await.unwrap().unwrap();
+}
+
+/// Who has proven itself and waits for the service begins no session that is to end at once.
+#[tokio::test(start_paused = true)]
+async fn who_waits_for_the_service_at_the_signal_is_not_served_after_it() {
+    let (accepts, listener) = mpsc::channel(4);
+    let begun = Arc::new(AtomicUsize::new(0));
+    let service = ServiceBuilder::new().layer(layer()).concurrency_limit(1).service_fn({
+        let begun = Arc::clone(&begun);
+        move |stream: Stream<DuplexStream, ()>| {
+            begun.fetch_add(1, Ordering::Relaxed);
+            async move {
+                sleep(Duration::from_secs(5)).await;
+                drop(stream);
+                Ok::<_, io::Error>(())
+            }
+        }
+    });
+    let (stop, stopped) = oneshot::channel::<()>();
+    let server =
+        serve(Accepts(listener), service).with_graceful_shutdown(async { stopped.await.unwrap_or_default() });
+    let server = tokio::spawn(server.into_future());
+    let mut clients = Vec::new();
+    for _ in 0..2 {
+        let (client, io) = duplex(64);
+        accepts.send(Ok(io)).await.unwrap();
+        clients.push(connector("key").connect(client).await.unwrap());
+    }
+    sleep(Duration::from_millis(1)).await;
+    stop.send(()).unwrap();
+    assert_eq!(clients[1].read(&mut [0]).await.unwrap(), 0, "closed at once");
+    let shutdown = server.await.unwrap().unwrap();
+    assert_eq!((begun.load(Ordering::Relaxed), shutdown.completed, shutdown.failed), (1, 1, 1));
+}
+
+/// A response that panics, and panics again when it is dropped.
+#[tokio::test]
+async fn a_panic_after_a_panic_is_told_and_counted_once() {
+    struct Bomb;
+
+    impl Drop for Bomb {
+        fn drop(&mut self) {
+            panic!("when dropped");
+        }
+    }
+
+    struct Response {
+        _bomb: Bomb,
+    }
+
+    impl Future for Response {
+        type Output = io::Result<()>;
+
+        fn poll(self: std::pin::Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            panic!("when polled");
+        }
+    }
+
+    let (accepts, listener) = mpsc::channel(1);
+    let (told, mut tell) = mpsc::unbounded_channel();
+    let service = tower::service_fn(|_: Connection<DuplexStream, ()>| Response { _bomb: Bomb });
+    let server =
+        serve(Accepts(listener), service).on_error(move |error| told.send(error.to_string()).unwrap());
+    let server = tokio::spawn(server.into_future());
+    accepts.send(Ok(duplex(1).0)).await.unwrap();
+    assert!(tell.recv().await.unwrap().ends_with("the service panicked: when polled"));
+    server.abort();
+    assert!(tell.recv().await.is_none());
+}

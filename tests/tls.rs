@@ -16,7 +16,7 @@ use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream, client, server};
 use tokio_util::sync::CancellationToken;
 use tower_challenge::HandshakeErrorKind::{ChannelBinding as NoChannelBinding, Refused, ShuttingDown};
 use tower_challenge::mutual::{Audience, Client, Peer, PreparedKey, ProvenServer, Server};
-use tower_challenge::transport::ChannelBinding;
+use tower_challenge::transport::{ChannelBinding, TransportInfo};
 use tower_challenge::{
     Acceptor, Authenticated, Connection, Connector, HandshakeError, Key, KeyEntry, KeyRing, Transport,
 };
@@ -123,7 +123,7 @@ where
 }
 
 fn binding(io: &impl Transport) -> Option<ChannelBinding> {
-    io.transport_info().channel_binding
+    TransportInfo::of(io).channel_binding
 }
 
 #[tokio::test]
@@ -206,7 +206,7 @@ async fn a_relay_is_refused_unless_both_sides_ignore_the_binding() {
 
 /// The client says nothing; the handshake is pending, and ends with the token.
 async fn assert_ended_by(token: &CancellationToken, io: impl AsyncRead + AsyncWrite + Transport + Unpin) {
-    let info = io.transport_info();
+    let info = TransportInfo::of(&io);
     assert!(info.shutdown.is_some() && info.channel_binding.is_some());
     let acceptor = Acceptor::new(server().require_channel_binding());
     let mut handshake = tokio_test::task::spawn(acceptor.accept(io));

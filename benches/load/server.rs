@@ -35,7 +35,12 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args) -> ExitCode {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
     let admission = Admission::builder().max_pending(args.max_pending).max_per_source(args.max_per_source);
-    let admission = if args.penalties { admission.penalties(Penalties::new()) } else { admission }.build();
+    let admission = if args.penalties {
+        admission.penalties(Penalties::new().shed(Duration::from_secs(2)))
+    } else {
+        admission
+    }
+    .build();
     let ring = KeyRing::new(keys(0)).expect("keys");
     let layer = ChallengeLayer::new(one_way::Server::new(ring.clone()))
         .timeout(Duration::from_secs(args.timeout))

@@ -1,6 +1,6 @@
 use ipnet::IpNet;
 
-use super::source::Sources;
+use super::source::{Sources, canonical};
 use super::table::Table;
 use super::{Admission, Penalties};
 
@@ -26,7 +26,9 @@ impl AdmissionBuilder {
 
     /// Sets how many handshakes may be pending together. Default: 500.
     ///
-    /// Each takes a file descriptor: keep it, and the number of sessions, well below what the process may have.
+    /// Each takes a file descriptor. Shedding needs some to be left, so keep this, the number of sessions and 20 for the
+    /// program itself below what the process may have (`ulimit -n`, often 1,024): without any nobody is accepted, and
+    /// friends wait behind strangers.
     ///
     /// # Panics
     ///
@@ -54,7 +56,8 @@ impl AdmissionBuilder {
     /// Sets how much of an address makes a source, in bits. Default: 32 of an IPv4 address, 64 of an IPv6 address: a
     /// subscriber has at least a /64 of the latter, many a /56 or /48.
     ///
-    /// IPv6 addresses that stand for an IPv4 address (`::ffff:192.0.2.1`) are IPv4.
+    /// IPv6 addresses that stand for an IPv4 address (`::ffff:192.0.2.1`) are IPv4. Behind a NAT64 (`64:ff9b::/96`, RFC
+    /// 6052) all of IPv4 is one /64: use longer prefixes there.
     ///
     /// # Panics
     ///
@@ -70,7 +73,7 @@ impl AdmissionBuilder {
     ///
     /// Can be called several times. Each is looked at for each connection: a handful is what it is made for.
     pub fn exempt(mut self, net: IpNet) -> Self {
-        self.sources.exempt.push(net);
+        self.sources.exempt.push(canonical(net));
         self
     }
 

@@ -3,11 +3,13 @@
 //! Whoever can open a connection can leave it open, and a server that waits for each of them runs out of something. A
 //! cap alone makes it worse: now it is enough to fill the cap ([RUSTSEC-2024-0341]). So
 //!
-//! - at most [`max_pending`](AdmissionBuilder::max_pending) handshakes are pending, from the first moment until the
+//! - at most [`max_pending`](AdmissionBuilder::max_pending) handshakes are pending, but for those that have been told to end
+//!   and are about to, from the first moment until the
 //!   inner service is called or the stream is dropped, in whichever way; a refused peer's last words are part of it;
 //! - at most [`max_per_source`](AdmissionBuilder::max_per_source) of them are of one source: an IPv4 address or an IPv6
 //!   /64, unless [told otherwise](AdmissionBuilder::prefix_lengths);
-//! - nobody queues. Where the cap is full the newcomer is let in, and the largest source has to give way: its handshake
+//! - nobody queues. Where the cap is full the newcomer is let in all the same, unless all that are pending have proven
+//!   themselves and wait for the inner service, and the largest source has to give way: its handshake
 //!   that has been pending longest is ended, as [`Shed`](crate::HandshakeErrorKind::Shed). A source is as large as the
 //!   time is long for which its pending handshakes have been pending, all together;
 //! - a source that fails too often can be kept out for a while before any work is done for it: [`Penalties`], if they
@@ -46,21 +48,19 @@
 //!
 //! # Before a handshake of another kind
 //!
-//! A stranger can stall in TLS as well. [`Admission::admit`] gives a [`Slot`] before that begins, and
-//! [`Acceptor::accept_admitted`](crate::Acceptor::accept_admitted) goes on with it:
+//! A stranger can stall in TLS as well. [`Admission::admit`] gives a [`Slot`] before that begins, [`Slot::guard`] has TLS
+//! end in time, and [`Acceptor::accept_admitted`](crate::Acceptor::accept_admitted) goes on with it:
 //!
 //! ```
-//! # use std::future::ready;
+//! use std::time::Duration;
+//!
 //! use tokio::net::TcpStream;
-//! use tower_challenge::{Acceptor, HandshakeError, HandshakeErrorKind, one_way};
+//! use tower_challenge::{Acceptor, one_way};
 //!
 //! # async fn tls_accept(tcp: TcpStream) -> std::io::Result<TcpStream> { Ok(tcp) }
 //! # async fn example(tcp: TcpStream, acceptor: &Acceptor<one_way::Server>) -> Result<(), Box<dyn std::error::Error>> {
-//! let mut slot = acceptor.admit(Some(tcp.peer_addr()?.ip()))?;
-//! let tls = tokio::select! {
-//!     tls = tls_accept(tcp) => tls?,
-//!     () = slot.shed() => return Err(HandshakeError::new(HandshakeErrorKind::Shed).into()),
-//! };
+//! let slot = acceptor.admit(Some(tcp.peer_addr()?.ip()))?;
+//! let (tls, slot) = slot.guard(Duration::from_secs(5), tls_accept(tcp)).await?;
 //! let stream = acceptor.accept_admitted(tls, slot).await?;
 //! # drop(stream);
 //! # Ok(())
@@ -165,12 +165,14 @@ impl Admission {
         if self.shared.is_penalized(source, now) {
             return Err(HandshakeErrorKind::Penalized);
         }
-        let Admitted { number, shed, victim } = self.shared.table().admit(source, now - self.shared.begin)?;
+        let since_begin = now.saturating_duration_since(self.shared.begin);
+        let Admitted { number, revoked, victim } = self.shared.table().admit(source, since_begin)?;
+        let slot = Slot::new(Arc::clone(&self.shared), source, number, revoked, now);
         if let Some(victim) = victim {
             // Gone already is as good as told.
             let _ = victim.send(());
         }
-        Ok(Slot::new(Arc::clone(&self.shared), source, number, shed))
+        Ok(slot)
     }
 
     /// How many handshakes are pending now, those that have succeeded and wait for the inner service included.
@@ -182,7 +184,7 @@ impl Admission {
     /// How many sources are refused now. Always 0 without [`Penalties`].
     #[must_use]
     pub fn penalized(&self) -> usize {
-        self.shared.record().map_or(0, |mut record| record.penalized(Instant::now()))
+        self.shared.record().map_or(0, |record| record.penalized(Instant::now()))
     }
 }
 
@@ -202,9 +204,11 @@ impl Shared {
             .is_some_and(|net| self.record().is_some_and(|mut record| record.is_penalized(net, now)))
     }
 
-    fn penalize(&self, source: Source, kind: HandshakeErrorKind) {
+    /// The penalty for a handshake that has been pending since then.
+    fn penalize(&self, source: Source, kind: HandshakeErrorKind, since: Instant) {
         if let Some((net, mut record)) = source.limited().zip(self.record()) {
-            record.add(net, kind, Instant::now());
+            let now = Instant::now();
+            record.add(net, kind, now.saturating_duration_since(since), now);
         }
     }
 }

@@ -2,7 +2,8 @@ use std::time::Duration;
 
 use crate::error::HandshakeErrorKind;
 
-/// How long a source that fails is kept out, in the manner of OpenSSH's `PerSourcePenalties` and with its figures.
+/// How long a source that fails is kept out, in the manner of OpenSSH's `PerSourcePenalties` (9.8 and newer), and with its
+/// figures where it has any.
 ///
 /// Each failure adds its time to what the source has to serve, and time passes by itself. Once that is more than the
 /// [`threshold`](Self::threshold), everything of this source is refused, before any work is done for it, until it has
@@ -32,7 +33,7 @@ impl Penalties {
             timed_out: Duration::from_secs(10),
             malformed: Duration::from_secs(10),
             closed_early: Duration::from_secs(1),
-            shed: Duration::from_secs(2),
+            shed: Duration::ZERO,
             threshold: Duration::from_secs(15),
             max: Duration::from_secs(600),
             max_sources: 65_536,
@@ -63,7 +64,8 @@ impl Penalties {
     }
 
     /// Sets what a peer adds that goes before the end ([`ClosedEarly`](HandshakeErrorKind::ClosedEarly)): scanners, and
-    /// the health checks of many a load balancer. Default: 1 second.
+    /// the health checks of many a load balancer. Default: 1 second. Who had been there for longer has as much added as
+    /// it was there, up to what [`timed_out`](Self::timed_out) adds.
     #[must_use]
     pub const fn closed_early(mut self, penalty: Duration) -> Self {
         self.closed_early = penalty;
@@ -71,10 +73,11 @@ impl Penalties {
     }
 
     /// Sets what a handshake adds that was ended in favour of another source ([`Shed`](HandshakeErrorKind::Shed)).
-    /// Default: 2 seconds.
+    /// Default: nothing.
     ///
-    /// Where the cap is full, whoever comes again as soon as it is dropped costs a handshake each time. With this it
-    /// soon costs no more than a close, and the friend who was shed once in the crowd has nothing to fear.
+    /// Two seconds, say, help against a flood from the same addresses again and again: who comes as soon as it is
+    /// dropped soon costs a close, and no handshake. But friends are shed in a crowd, too, and against bursts from
+    /// addresses that are always new it keeps out none but them: see the figures in the [module](super).
     #[must_use]
     pub const fn shed(mut self, penalty: Duration) -> Self {
         self.shed = penalty;
@@ -88,7 +91,8 @@ impl Penalties {
         self
     }
 
-    /// Sets how much a source can have to serve at most. Default: 10 minutes.
+    /// Sets how much a source can have to serve at most. Default: 10 minutes. Where it is no more than the
+    /// [`threshold`](Self::threshold), nobody is ever kept out.
     #[must_use]
     pub const fn max(mut self, max: Duration) -> Self {
         self.max = max;
@@ -97,7 +101,8 @@ impl Penalties {
 
     /// Sets how many sources are remembered, at about 150 bytes each. Default: 65,536.
     ///
-    /// Where there is no more room, the one is forgotten that would be let in again soonest.
+    /// Where there is no more room, the one is forgotten that has least to serve: of those that are let in, and only if
+    /// there is none, of those that are kept out.
     ///
     /// # Panics
     ///
@@ -109,13 +114,14 @@ impl Penalties {
         self
     }
 
-    /// What a failure of this kind adds.
-    pub(super) const fn of(&self, kind: HandshakeErrorKind) -> Duration {
+    /// What a failure of this kind adds, of a handshake that was pending for so long.
+    pub(super) fn of(&self, kind: HandshakeErrorKind, pending: Duration) -> Duration {
         match kind {
             HandshakeErrorKind::Refused => self.refused,
             HandshakeErrorKind::TimedOut => self.timed_out,
             HandshakeErrorKind::Malformed => self.malformed,
-            HandshakeErrorKind::ClosedEarly => self.closed_early,
+            // Or it would be cheaper to go just before the deadline, and come again.
+            HandshakeErrorKind::ClosedEarly => self.closed_early.max(pending.min(self.timed_out)),
             HandshakeErrorKind::Shed => self.shed,
             // The peer can't help it.
             _ => Duration::ZERO,

@@ -47,6 +47,13 @@ impl Sources {
     }
 }
 
+/// A prefix of IPv6 addresses that stand for IPv4 addresses, as the prefix of those.
+pub(super) fn canonical(net: IpNet) -> IpNet {
+    let IpAddr::V4(ip) = net.addr().to_canonical() else { return net };
+    let len = if net.addr().is_ipv6() { net.prefix_len().checked_sub(96) } else { Some(net.prefix_len()) };
+    len.and_then(|len| Ipv4Net::new(ip, len).ok()).map_or(net, IpNet::V4)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -56,6 +63,15 @@ mod tests {
             Source::Unknown => unreachable!("it has an address"),
             Source::Exempt(net) => format!("exempt {net}"),
             Source::Limited(net) => net.to_string(),
+        }
+    }
+
+    #[test]
+    fn an_exempt_prefix_may_be_mapped_as_well() {
+        let net = |net: &str| net.parse::<IpNet>().unwrap();
+        assert_eq!(canonical(net("::ffff:10.0.0.0/104")), net("10.0.0.0/8"));
+        for same in ["10.0.0.0/8", "fd00::/8", "::/0", "::ffff:0:0/90"] {
+            assert_eq!(canonical(net(same)), net(same));
         }
     }
 

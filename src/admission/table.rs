@@ -23,6 +23,8 @@ pub(super) struct Table {
     ranks: BTreeSet<Rank>,
     len: usize,
     next: u64,
+    // In microseconds. Of two threads the one with the later time may be here first.
+    last: u64,
 }
 
 #[derive(Debug)]
@@ -68,7 +70,7 @@ fn micros(since: Duration) -> u64 {
 /// A handshake that may begin.
 pub(super) struct Admitted {
     pub(super) number: u64,
-    pub(super) shed: oneshot::Receiver<()>,
+    pub(super) revoked: oneshot::Receiver<()>,
     /// Who has to go in exchange: to be told once the table is not locked any more, since that wakes a task.
     pub(super) victim: Option<oneshot::Sender<()>>,
 }
@@ -83,6 +85,7 @@ impl Table {
             ranks: BTreeSet::new(),
             len: 0,
             next: 0,
+            last: 0,
         }
     }
 
@@ -99,13 +102,14 @@ impl Table {
         }
         let number = self.next;
         self.next += 1;
-        let (tell, shed) = oneshot::channel();
-        self.insert(source, number, Pending { tell, begin: micros(now) });
-        let victim = if self.len > self.max_pending { self.shed_oldest_of_largest(now) } else { None };
+        let (tell, revoked) = oneshot::channel();
+        self.last = self.last.max(micros(now));
+        self.insert(source, number, Pending { tell, begin: self.last });
+        let victim = if self.len > self.max_pending { self.shed_oldest_of_largest() } else { None };
         match victim {
             // All the others have proven themselves: there is nobody to make room.
             Some((victim, _)) if victim == number => Err(HandshakeErrorKind::Overloaded),
-            victim => Ok(Admitted { number, shed, victim: victim.map(|(_, tell)| tell) }),
+            victim => Ok(Admitted { number, revoked, victim: victim.map(|(_, tell)| tell) }),
         }
     }
 
@@ -116,14 +120,16 @@ impl Table {
         }
     }
 
-    /// Takes a handshake out of reach of shedding: it has succeeded. False if it was too late for that.
-    pub(super) fn prove(&mut self, source: Source, number: u64) -> bool {
-        self.remove_pending(source, number).is_some()
+    /// Takes a handshake out of reach of shedding: it has succeeded. One that has just been shed counts again.
+    pub(super) fn prove(&mut self, source: Source, number: u64) {
+        if self.remove_pending(source, number).is_none() {
+            self.held.entry(source).or_default().all += 1;
+            self.len += 1;
+        }
     }
 
-    fn shed_oldest_of_largest(&mut self, now: Duration) -> Option<(u64, oneshot::Sender<()>)> {
-        let now = micros(now);
-        // Of two threads the one with the later time may have been here first.
+    fn shed_oldest_of_largest(&mut self) -> Option<(u64, oneshot::Sender<()>)> {
+        let now = self.last;
         let time = |rank: &Rank| u64::from(rank.pending).saturating_mul(now).saturating_sub(rank.begins);
         // Of sources that are equally large, the one with more.
         let largest = self.largest_of_each_number().max_by_key(|rank| (time(rank), rank.pending));
@@ -217,7 +223,7 @@ mod tests {
         for victim in admitted.iter_mut().filter_map(|a| a.victim.take()) {
             let _ = victim.send(());
         }
-        (0..admitted.len()).filter(|&i| admitted[i].shed.try_recv().is_ok()).collect()
+        (0..admitted.len()).filter(|&i| admitted[i].revoked.try_recv().is_ok()).collect()
     }
 
     #[test]
@@ -242,6 +248,13 @@ mod tests {
     }
 
     #[test]
+    fn a_newcomer_whose_time_was_read_before_that_of_others_is_no_older_than_they_are() {
+        let mut table = Table::new(1, 1);
+        let mut admitted = table.fill(&[(2, 101), (1, 100)]);
+        assert_eq!(shed(&mut admitted), [0]);
+    }
+
+    #[test]
     fn a_newcomer_of_the_largest_source_takes_the_place_of_its_own_oldest() {
         let mut table = Table::new(3, 3);
         let mut admitted = table.fill(&[(1, 50), (2, 0), (2, 10), (2, 60)]);
@@ -257,7 +270,7 @@ mod tests {
         assert!(over(&mut table));
         assert!(table.admit(source(2), at(1)).is_ok());
         // Proven but waiting counts; gone does not.
-        assert!(table.prove(source(1), admitted[0].number));
+        table.prove(source(1), admitted[0].number);
         assert!(over(&mut table));
         table.release(source(1), admitted[0].number, true);
         assert!(!over(&mut table));
@@ -271,13 +284,19 @@ mod tests {
     fn who_has_proven_itself_is_not_shed() {
         let mut table = Table::new(2, 2);
         let mut admitted = table.fill(&[(1, 0), (1, 0)]);
-        assert!(table.prove(source(1), admitted[0].number));
+        table.prove(source(1), admitted[0].number);
         admitted.extend(table.fill(&[(2, 1)]));
         assert_eq!(shed(&mut admitted), [1]);
-        assert!(!table.prove(source(1), admitted[1].number), "too late");
-        assert!(table.prove(source(2), admitted[2].number));
+        table.prove(source(2), admitted[2].number);
         assert_eq!(table.admit(source(3), at(2)).err(), Some(HandshakeErrorKind::Overloaded));
         assert_eq!(table.len(), 2);
+        // Its proof was there before it was told to go.
+        table.prove(source(1), admitted[1].number);
+        assert_eq!(table.len(), 3);
+        for (last, admitted) in [1, 1, 2].into_iter().zip(&admitted) {
+            table.release(source(last), admitted.number, true);
+        }
+        assert!(table.len() == 0 && table.held.is_empty());
     }
 
     /// One that holds a slot, as a plain list has it.
@@ -331,8 +350,10 @@ mod tests {
                 }
                 1 if !model.0.is_empty() => {
                     let member = &mut model.0[place];
-                    assert_eq!(table.prove(source(member.last), member.number), !member.proven);
-                    member.proven = true;
+                    if !member.proven {
+                        table.prove(source(member.last), member.number);
+                        member.proven = true;
+                    }
                 }
                 _ => {
                     let last = u8::try_from(random(8)).unwrap();

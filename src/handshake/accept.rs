@@ -65,7 +65,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, M: Mechanism<Role = Server>> Accept<IO,
         let outcome = match this.drive.as_mut().poll(cx) {
             Poll::Ready(outcome) => outcome,
             Poll::Pending => {
-                ready!(this.slot.as_mut().map_or(Poll::Pending, |slot| slot.poll_shed(cx)));
+                ready!(this.slot.as_mut().map_or(Poll::Pending, |slot| slot.poll_revoked(cx)));
                 Err(this.drive.cut_short(HandshakeErrorKind::Shed))
             }
         };

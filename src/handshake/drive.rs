@@ -1,10 +1,9 @@
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use pin_project_lite::pin_project;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::task::coop::unconstrained;
 use tokio::time::{Instant, Sleep, sleep, sleep_until};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
@@ -12,7 +11,7 @@ use super::exchange::Exchange;
 use crate::error::{HandshakeError, HandshakeErrorKind};
 use crate::mechanism::{self, Handshake, Mechanism, Role};
 use crate::stream::Authenticated;
-use crate::time::after;
+use crate::time::{after, poll_timer};
 use crate::transport::TransportInfo;
 
 pin_project! {
@@ -79,10 +78,4 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, H: Handshake, R: Role> Future for Drive
         };
         Poll::Ready(Err(this.exchange.cut_short(kind)))
     }
-}
-
-/// Whether the time is up, also when the task has used up its budget: a peer that floods sees to that, and the timer on
-/// its own would then say that it is not.
-pub(crate) fn poll_timer(timer: Pin<&mut Sleep>, cx: &mut Context<'_>) -> Poll<()> {
-    pin!(unconstrained(timer)).poll(cx)
 }

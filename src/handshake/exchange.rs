@@ -107,6 +107,11 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, H: Handshake, R: Role> Exchange<IO, H, 
         this.lookup.set(None);
         match std::mem::replace(this.state, State::Over) {
             State::ShuttingDown(error) | State::Lingering { error, .. } | State::Failed(error) => error,
+            // The peer has done all that it could.
+            State::LookingUp if kind == HandshakeErrorKind::TimedOut => HandshakeError::with_source(
+                HandshakeErrorKind::KeySource,
+                "the key was not looked up in time",
+            ),
             State::Sending(_) | State::Receiving | State::LookingUp | State::Over => {
                 HandshakeError::new(kind)
             }

@@ -11,4 +11,3 @@ mod exchange;
 
 pub use self::accept::Accept;
 pub use self::connect::Connect;
-pub(crate) use self::drive::poll_timer;

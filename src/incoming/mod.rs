@@ -115,6 +115,11 @@ impl<IO, P, A> Incoming<IO, P, A> {
         async move { ended.wait_for(Option::is_some).await.map_or(None, |shutdown| *shutdown) }
     }
 
+    /// Whether nothing more comes because of a shutdown, and not because the task that accepts is gone.
+    fn is_shut_down(&self) -> bool {
+        self.ended.borrow().is_some() || self.ended.has_changed().is_ok()
+    }
+
     fn poll_accept_authenticated(
         &mut self,
         cx: &mut Context<'_>,
@@ -135,6 +140,8 @@ impl<IO, P, A> Stream for Incoming<IO, P, A> {
     }
 }
 
+/// There is no end to a listener: after a shutdown nothing more comes, without an error. Whoever loops over it needs the same
+/// signal.
 impl<IO, P, A> Listener for Incoming<IO, P, A>
 where
     IO: AsyncRead + AsyncWrite + Unpin,
@@ -144,10 +151,15 @@ where
     type Addr = A;
 
     fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<(Self::Io, A)>> {
-        self.poll_accept_authenticated(cx).map_ok(|stream| {
-            let addr = stream.get_ref().addr().clone();
-            (stream, addr)
-        })
+        match self.poll_accept_authenticated(cx) {
+            Poll::Ready(Ok(stream)) => {
+                let addr = stream.get_ref().addr().clone();
+                Poll::Ready(Ok((stream, addr)))
+            }
+            Poll::Ready(Err(_)) if self.is_shut_down() => Poll::Pending,
+            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+            Poll::Pending => Poll::Pending,
+        }
     }
 
     fn local_addr(&self) -> io::Result<A> {

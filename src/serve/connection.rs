@@ -46,6 +46,13 @@ impl<IO, A> Connection<IO, A> {
         &mut self.io
     }
 
+    /// The stream within. The place that the connection takes of
+    /// [`max_connections`](super::Serve::max_connections) is given back, and a shutdown does not wait for it any more: for
+    /// TLS there is no need of this, which can be spoken over the connection as it is.
+    pub fn into_inner(self) -> IO {
+        self.io
+    }
+
     /// Cancelled when the server shuts down.
     pub fn shutdown_token(&self) -> &CancellationToken {
         &self.shutdown

@@ -1,5 +1,6 @@
 use std::fmt;
 use std::future::{IntoFuture, poll_fn};
+use std::io;
 use std::pin::pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -162,7 +163,7 @@ struct Server<S, E, A> {
 
 enum Event<IO, A> {
     Signal,
-    Accepted(IO, A),
+    Accepted(io::Result<(IO, A)>),
 }
 
 impl<S, E: Send + 'static, A: Clone + Send + 'static> Server<S, E, A> {
@@ -175,15 +176,24 @@ impl<S, E: Send + 'static, A: Clone + Send + 'static> Server<S, E, A> {
         let shutdown = CancellationToken::new();
         // Told at the signal, and where the future is dropped: some sessions may be out of reach of an abort.
         let told = shutdown.clone().drop_guard();
-        let mut accepted = 0_usize;
+        let mut in_a_row = 0;
         let stopped = loop {
             match poll_fn(|cx| self.poll_event(&mut listener, &mut settings.graceful_shutdown, cx)).await {
-                Ok(Event::Accepted(io, addr)) => {
-                    let connection = Connection::new(io, addr, shutdown.clone());
-                    let connection = connection.at(self.places.take());
-                    self.spawn(connection);
-                    accepted = accepted.wrapping_add(1);
-                    if accepted % ACCEPTS_IN_A_ROW == 0 {
+                Ok(Event::Accepted(accepted)) => {
+                    match accepted {
+                        Ok((io, addr)) => {
+                            let connection = Connection::new(io, addr, shutdown.clone());
+                            let connection = connection.at(self.places.take());
+                            self.spawn(connection);
+                        }
+                        Err(error) => {
+                            observe::accept_failed(&error);
+                            (self.on_error)(ServeError::Accept(error));
+                        }
+                    }
+                    in_a_row += 1;
+                    if in_a_row == ACCEPTS_IN_A_ROW {
+                        in_a_row = 0;
                         yield_now().await;
                     }
                 }
@@ -214,17 +224,9 @@ impl<S, E: Send + 'static, A: Clone + Send + 'static> Server<S, E, A> {
         while let Poll::Ready(Some(ended)) = self.connections.poll_join_next(cx) {
             report(&mut self.on_error, ended);
         }
-        loop {
-            ready!(self.places.poll_reserve(cx));
-            ready!(self.service.poll_ready(cx))?;
-            match ready!(listener.poll_accept(cx)) {
-                Ok((io, addr)) => return Poll::Ready(Ok(Event::Accepted(io, addr))),
-                Err(error) => {
-                    observe::accept_failed(&error);
-                    (self.on_error)(ServeError::Accept(error));
-                }
-            }
-        }
+        ready!(self.places.poll_reserve(cx));
+        ready!(self.service.poll_ready(cx))?;
+        listener.poll_accept(cx).map(|accepted| Ok(Event::Accepted(accepted)))
     }
 
     fn spawn<IO>(&mut self, connection: Connection<IO, A>)
@@ -279,7 +281,7 @@ impl Shutdown {
 }
 
 fn report<E, A>(on_error: &mut OnError<E, A>, ended: Result<Ended<E, A>, JoinError>) {
-    // A task of ours does not panic, and one that was aborted has nothing to tell.
+    // One that was aborted has nothing to tell, and the task itself does not panic: see `Session`.
     if let Ok(Err(error)) = ended {
         on_error(error);
     }

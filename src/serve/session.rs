@@ -52,9 +52,12 @@ impl<S: Service<R>, R, A> Future for Session<S, R, A> {
     type Output = Ended<S::Error, A>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let this = self.project();
-        // Nothing of the service is looked at again after a panic.
-        let polled = catch_unwind(AssertUnwindSafe(|| poll_response(this.state, cx)));
+        let mut this = self.project();
+        // Nothing of the service is looked at again after a panic, but to drop it, which may panic as well.
+        let polled = catch_unwind(AssertUnwindSafe(|| poll_response(this.state.as_mut(), cx)));
+        if polled.is_err() {
+            let _ = catch_unwind(AssertUnwindSafe(|| this.state.set(State::Over)));
+        }
         let outcome = polled.map_or_else(|payload| Poll::Ready(Err(payload)), |poll| poll.map(Ok));
         let outcome = ready!(outcome);
         let addr = this.addr.take().expect("not polled after it was ready");

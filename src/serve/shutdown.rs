@@ -6,7 +6,8 @@ use tokio::time::{Sleep, sleep};
 
 pub(crate) type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
-/// How a server ended: what became of the connections that were there at the signal.
+/// How a server ended: what became of the connections that were there at the signal, or had ended just before it. One whose
+/// service has completed and whose stream lives on elsewhere is counted as both.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Shutdown {

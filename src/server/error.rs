@@ -10,7 +10,8 @@ pub enum AcceptError<E> {
     /// The peer did not prove itself. The inner service never heard of it.
     Handshake(HandshakeError),
     /// The peer did, but the inner service was not ready in time, see
-    /// [`ready_timeout`](super::ChallengeLayer::ready_timeout). The connection was closed.
+    /// [`ready_timeout`](super::ChallengeLayer::ready_timeout), or not before the server shut down. The connection was
+    /// closed.
     NotReady,
     /// The inner service failed, in its `poll_ready` or in its response.
     Service(E),

@@ -6,15 +6,16 @@ use std::time::Duration;
 use pin_project_lite::pin_project;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, Sleep, sleep_until};
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tower_service::Service;
 
 use super::AcceptError;
 use crate::admission::Slot;
-use crate::handshake::{Accept, poll_timer};
+use crate::handshake::Accept;
 use crate::mechanism::{Mechanism, PeerOf, Server};
 use crate::observe::Span;
 use crate::stream::Authenticated;
-use crate::time::after;
+use crate::time::{after, poll_timer};
 
 pin_project! {
     /// The response of [`Challenge`](super::Challenge): the handshake, then the inner service's response.
@@ -67,6 +68,8 @@ pin_project! {
             service: S,
             #[pin]
             deadline: Sleep,
+            #[pin]
+            shutdown: Option<WaitForCancellationFutureOwned>,
         },
         Called {
             #[pin]
@@ -105,6 +108,10 @@ where
                     Ok((stream, slot)) => {
                         // handshake over -> inner service driven to readiness
                         let waiting = State::Waiting {
+                            shutdown: stream
+                                .shutdown_token()
+                                .cloned()
+                                .map(CancellationToken::cancelled_owned),
                             stream: Some(stream),
                             slot,
                             service: service.take().expect("set until the handshake is over"),
@@ -115,21 +122,26 @@ where
                     }
                     Err(error) => Err(AcceptError::Handshake(error)),
                 },
-                StateProj::Waiting { stream, slot, service, deadline } => match service.poll_ready(cx) {
-                    Poll::Ready(Ok(())) => {
-                        // inner service ready -> called
-                        let stream = stream.take().expect("set until the service is called");
-                        drop(slot.take());
-                        let response = service.call(stream);
-                        this.state.set(State::Called { response });
-                        continue;
+                StateProj::Waiting { stream, slot, service, deadline, shutdown } => {
+                    match service.poll_ready(cx) {
+                        Poll::Ready(Ok(())) => {
+                            // inner service ready -> called
+                            let stream = stream.take().expect("set until the service is called");
+                            drop(slot.take());
+                            let response = service.call(stream);
+                            this.state.set(State::Called { response });
+                            continue;
+                        }
+                        Poll::Ready(Err(error)) => Err(AcceptError::Service(error)),
+                        Poll::Pending => {
+                            // No session begins that is to end at once.
+                            if !shutdown.as_pin_mut().is_some_and(|shutdown| shutdown.poll(cx).is_ready()) {
+                                ready!(poll_timer(deadline, cx));
+                            }
+                            Err(AcceptError::NotReady)
+                        }
                     }
-                    Poll::Ready(Err(error)) => Err(AcceptError::Service(error)),
-                    Poll::Pending => {
-                        ready!(poll_timer(deadline, cx));
-                        Err(AcceptError::NotReady)
-                    }
-                },
+                }
                 StateProj::Called { response } => ready!(response.poll(cx)).map_err(AcceptError::Service),
                 StateProj::Over => panic!("polled after it was ready"),
             };

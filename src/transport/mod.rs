@@ -36,6 +36,13 @@ impl TransportInfo {
         Self::default()
     }
 
+    /// What a stream says of itself.
+    pub fn of<T: Transport + ?Sized>(stream: &T) -> Self {
+        let mut info = Self::new();
+        stream.describe(&mut info);
+        info
+    }
+
     /// Sets [`shutdown`](Self::shutdown).
     #[must_use]
     pub fn shutdown(mut self, token: CancellationToken) -> Self {
@@ -70,13 +77,6 @@ impl TransportInfo {
     note = "for any other: `.inspect(|_io: &{Self}| TransportInfo::new())` on the layer, acceptor or connector"
 )]
 pub trait Transport {
-    /// What is known about this stream.
-    fn transport_info(&self) -> TransportInfo {
-        let mut info = TransportInfo::new();
-        self.describe(&mut info);
-        info
-    }
-
     /// Adds what this stream knows and is not known yet. Nothing, by default.
     ///
     /// A wrapper adds what it knows itself, then passes the question on: what is nearer to the application counts, and
@@ -105,7 +105,7 @@ pub struct AskStream;
 
 impl<IO: Transport> Inspect<IO> for AskStream {
     fn inspect(&self, io: &IO) -> TransportInfo {
-        io.transport_info()
+        TransportInfo::of(io)
     }
 }
 
@@ -236,7 +236,7 @@ mod tests {
     #[test]
     fn wrappers_pass_it_on() {
         fn passes(stream: &impl Transport) {
-            let info = stream.transport_info();
+            let info = TransportInfo::of(stream);
             assert_eq!(info.channel_binding.expect("passed on").data(), b"data");
             assert!(info.shutdown.is_some());
             assert_eq!(info.peer_addr, Some(([192, 0, 2, 1], 7).into()));
