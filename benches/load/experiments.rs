@@ -147,7 +147,6 @@ pub(crate) fn memory() -> Outcome {
     const DEADLINE: u32 = 5;
     println!("\n# memory: 12,000 may be pending; 10,000 silent strangers");
     let (mut server, addr) = server(12_000, 250, DEADLINE.into(), &[]);
-    // Once before, so that what tables and the runtime have grown to is not counted.
     let before = server.ask("stats");
     let mut strangers = strangers(addr, STRANGERS, 10_000, &[]);
     let full = wait_until(&mut server, Duration::from_secs(5), |stats| {
