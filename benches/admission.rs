@@ -5,10 +5,12 @@
 //! cargo bench --bench admission
 //! ```
 //!
-//! A simulation, not a measurement: arrivals and their ends in order of time, with a generator of its own, so that every
-//! run prints the same. 1,000 may be pending, and silent strangers stay for 10 seconds, as long as they are let.
+//! A simulation, not a measurement: arrivals and their ends in order of time, with a generator of its own, so that
+//! every run prints the same. 1,000 may be pending, and silent strangers stay for 10 seconds, as long as they are
+//! let.
 //!
-//! - Shedding is the real [`Admission`], on tokio's paused clock; also with [`Penalties`], and with penalties for being shed.
+//! - Shedding is the real [`Admission`], on tokio's paused clock; also with [`Penalties`], and with penalties for
+//!   being shed.
 //! - By number: it too sheds the oldest of the largest source, but a source is as large as the number of its pending
 //!   handshakes, and not as the time for which they have been pending.
 //! - Random early drop is OpenSSH's `MaxStartups 100:30:1000`: from 100 pending on 30 of 100 newcomers are turned away,

@@ -5,6 +5,8 @@
 //! curl http://127.0.0.1:9464/metrics
 //! ```
 
+#[path = "shared/seconds.rs"]
+mod seconds;
 mod shared;
 
 use std::error::Error;
@@ -27,6 +29,8 @@ use tower_challenge::{
 };
 use tracing::{Level, error, info};
 
+use self::seconds::seconds;
+
 #[derive(Parser)]
 #[command(about = "Lets in who holds a key, sends back what they send, and shows what happens")]
 struct Args {
@@ -48,11 +52,6 @@ struct Args {
     /// How long a handshake may take
     #[arg(long, default_value = "10", value_name = "SECONDS", value_parser = seconds)]
     timeout: Duration,
-}
-
-fn seconds(text: &str) -> Result<Duration, String> {
-    let seconds = text.parse().map_err(|_| "not a number".to_owned())?;
-    Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
 }
 
 #[tokio::main]

@@ -4,6 +4,8 @@
 //! cargo run --example server -- --echo
 //! ```
 
+#[path = "shared/seconds.rs"]
+mod seconds;
 mod shared;
 
 use std::error::Error;
@@ -26,6 +28,8 @@ use tower_challenge::{
     one_way, serve,
 };
 
+use self::seconds::seconds;
+
 #[derive(Parser)]
 #[command(about = "Lets in who holds a key, and prints what happens")]
 struct Args {
@@ -43,11 +47,6 @@ struct Args {
     /// How long a handshake may take
     #[arg(long, default_value = "10", value_name = "SECONDS", value_parser = seconds)]
     timeout: Duration,
-}
-
-fn seconds(text: &str) -> Result<Duration, String> {
-    let seconds = text.parse().map_err(|_| "not a number".to_owned())?;
-    Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
 }
 
 #[tokio::main]

@@ -86,9 +86,10 @@ impl<M, X> Acceptor<M, X> {
         self.admission.admit(ip)
     }
 
-    /// Runs a handshake on `io`, if it is [admitted](crate::admission): by what `io` says of where it comes from. A bare
-    /// `TcpStream` does not know that any more once its peer has reset it, and is then of an unknown source; a
-    /// `Connection` has what `accept` said. The challenge is made and the clock starts at this call, not at the first poll.
+    /// Runs a handshake on `io`, if it is [admitted](crate::admission): by what `io` says of where it comes from. A
+    /// bare `TcpStream` does not know that any more once its peer has reset it, and is then of an unknown source; a
+    /// `Connection` has what `accept` said. The challenge is made and the clock starts at this call, not at the first
+    /// poll.
     ///
     /// A peer that is refused is told so if the mechanism has a word for it; the connection is then shut down for
     /// writing, and what the peer still sends (up to 64 KiB, until it closes, within the deadline) is thrown away, so

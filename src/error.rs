@@ -31,8 +31,8 @@ pub enum HandshakeErrorKind {
     ChannelBinding,
     /// The operating system gave no random bytes. The peer has done nothing wrong.
     Random,
-    /// There was no key to be had: its source failed, did not answer within the deadline, or has none for this target. The
-    /// peer has done nothing wrong.
+    /// There was no key to be had: its source failed, did not answer within the deadline, or has none for this
+    /// target. The peer has done nothing wrong.
     KeySource,
     /// This side is shutting down, and ended the handshake before it was over.
     ShuttingDown,
@@ -41,8 +41,8 @@ pub enum HandshakeErrorKind {
     OverShare,
     /// Not begun: as many as there may be have proven themselves, and all of them wait for the inner service.
     Overloaded,
-    /// Ended before it was over, in favour of a newcomer: of the source whose handshakes had been pending for longest, all
-    /// together, it was the oldest.
+    /// Ended before it was over, in favour of a newcomer: of the source whose handshakes had been pending for
+    /// longest, all together, it was the oldest.
     Shed,
     /// Not begun: the peer's source has failed too often.
     Penalized,

@@ -2,9 +2,9 @@ use std::net::SocketAddr;
 
 /// What a request handler can learn of its connection: what the peer has proven, and where it came from.
 ///
-/// In axum it is an extractor, and what axum's own `ConnectInfo<PeerInfo<P>>` extracts. In tonic it is among the extensions of a
-/// request: `request.extensions().get::<PeerInfo<P>>()`. As cheap to clone as its parts; the peers of this crate's
-/// mechanisms are.
+/// In axum it is an extractor, and what axum's own `ConnectInfo<PeerInfo<P>>` extracts. In tonic it is among the
+/// extensions of a request: `request.extensions().get::<PeerInfo<P>>()`. As cheap to clone as its parts; the peers of
+/// this crate's mechanisms are.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct PeerInfo<P, A = SocketAddr> {

@@ -15,6 +15,8 @@ mod keys;
 mod limits;
 mod log;
 mod run;
+#[path = "../shared/seconds.rs"]
+mod seconds;
 mod server;
 mod signals;
 
@@ -28,6 +30,7 @@ use tower_challenge::mutual::Audience;
 use tower_challenge::{KeyFile, KeyId};
 
 use self::limits::Limits;
+use self::seconds::seconds;
 
 pub(crate) type BoxError = Box<dyn Error + Send + Sync>;
 
@@ -88,11 +91,6 @@ impl Settings {
     fn key_file(&self) -> KeyFile {
         KeyFile::new(&self.key_file)
     }
-}
-
-fn seconds(text: &str) -> Result<Duration, String> {
-    let seconds = text.parse().map_err(|_| "not a number".to_owned())?;
-    Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
 }
 
 #[tokio::main]

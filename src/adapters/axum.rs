@@ -17,8 +17,8 @@ use crate::stream::Authenticated;
 
 /// Handshakes go on beside it, so that none of them holds up `axum::serve`, which accepts one by one.
 ///
-/// To shut down, give the signal to `axum::serve`: it drops the `Incoming`, whose [`ended`](Incoming::ended) then waits for
-/// the sessions. After a signal of its own nothing more is accepted, and `accept` waits for ever.
+/// To shut down, give the signal to `axum::serve`: it drops the `Incoming`, whose [`ended`](Incoming::ended) then
+/// waits for the sessions. After a signal of its own nothing more is accepted, and `accept` waits for ever.
 ///
 /// # Panics
 ///

@@ -15,8 +15,8 @@ pub struct AdmissionBuilder {
 }
 
 impl AdmissionBuilder {
-    /// How many may be pending unless told otherwise: half of the file descriptors that a process has by default on many
-    /// systems, and less than a megabyte.
+    /// How many may be pending unless told otherwise: half of the file descriptors that a process has by default on
+    /// many systems, and less than a megabyte.
     const MAX_PENDING: usize = 500;
 
     pub(super) fn new() -> Self {
@@ -26,9 +26,9 @@ impl AdmissionBuilder {
 
     /// Sets how many handshakes may be pending together. Default: 500.
     ///
-    /// Each takes a file descriptor. Shedding needs some to be left, so keep this, the number of sessions and 20 for the
-    /// program itself below what the process may have (`ulimit -n`, often 1,024): without any nobody is accepted, and
-    /// friends wait behind strangers.
+    /// Each takes a file descriptor. Shedding needs some to be left, so keep this, the number of sessions and 20 for
+    /// the program itself below what the process may have (`ulimit -n`, often 1,024): without any nobody is accepted,
+    /// and friends wait behind strangers.
     ///
     /// # Panics
     ///

@@ -3,9 +3,9 @@
 //! Whoever can open a connection can leave it open, and a server that waits for each of them runs out of something. A
 //! cap alone makes it worse: now it is enough to fill the cap ([RUSTSEC-2024-0341]). So
 //!
-//! - at most [`max_pending`](AdmissionBuilder::max_pending) handshakes are pending, but for those that have been told to end
-//!   and are about to, from the first moment until the
-//!   inner service is called or the stream is dropped, in whichever way; a refused peer's last words are part of it;
+//! - at most [`max_pending`](AdmissionBuilder::max_pending) handshakes are pending, but for those that have been told
+//!   to end and are about to, from the first moment until the inner service is called or the stream is dropped, in
+//!   whichever way; a refused peer's last words are part of it;
 //! - at most [`max_per_source`](AdmissionBuilder::max_per_source) of them are of one source: an IPv4 address or an IPv6
 //!   /64, unless [told otherwise](AdmissionBuilder::prefix_lengths);
 //! - nobody queues. Where the cap is full the newcomer is let in all the same, unless all that are pending have proven
@@ -48,8 +48,8 @@
 //!
 //! # Before a handshake of another kind
 //!
-//! A stranger can stall in TLS as well. [`Admission::admit`] gives a [`Slot`] before that begins, [`Slot::guard`] has TLS
-//! end in time, and [`Acceptor::accept_admitted`](crate::Acceptor::accept_admitted) goes on with it:
+//! A stranger can stall in TLS as well. [`Admission::admit`] gives a [`Slot`] before that begins, [`Slot::guard`] has
+//! TLS end in time, and [`Acceptor::accept_admitted`](crate::Acceptor::accept_admitted) goes on with it:
 //!
 //! ```
 //! use std::time::Duration;
@@ -69,10 +69,10 @@
 //!
 //! # Why the oldest of the largest source
 //!
-//! OpenSSH (`MaxStartups`) turns newcomers away with a probability that grows as its cap fills, and all of them when it
-//! is full. That is fair among connections, not among people: who connects most gets most. `cargo bench --bench admission`
-//! simulates both under the same floods of silent strangers, with 1,000 pending handshakes at most and a deadline of 10
-//! seconds, and counts which part of the honest handshakes succeeds, of 100 ms each:
+//! OpenSSH (`MaxStartups`) turns newcomers away with a probability that grows as its cap fills, and all of them when
+//! it is full. That is fair among connections, not among people: who connects most gets most. `cargo bench --bench
+//! admission` simulates both under the same floods of silent strangers, with 1,000 pending handshakes at most and a
+//! deadline of 10 seconds, and counts which part of the honest handshakes succeeds, of 100 ms each:
 //!
 //! | flood | plain cap | random early drop | and a share | shedding, size by number | **shedding** | **and penalties** | also for being shed |
 //! |---|---|---|---|---|---|---|---|
@@ -84,11 +84,11 @@
 //! | the same, honest in 10 ms | 0.5 % | 0.5 % | 0.5 % | 98 % | **100 %** | **100 %** | 100 % |
 //! | 20,000 a second for 4 s of every 20 s, 1,000,000 sources | 68 % | 67 % | 67 % | 85 % | **86 %** | **86 %** | 40 % |
 //!
-//! By number, two quick friends behind one address are larger than a stranger who has been silent for seconds. And where
-//! a thousand newcomers arrive in less time than a handshake takes, all of different sources, no rule helps that knows only
-//! who is pending: `max_pending` must be larger than that. Where the same sources come again, remembering who was shed
-//! helps ([`Penalties::shed`]); where they are always new, it keeps out none but friends, who come again by nature. So
-//! it is off unless asked for.
+//! By number, two quick friends behind one address are larger than a stranger who has been silent for seconds. And
+//! where a thousand newcomers arrive in less time than a handshake takes, all of different sources, no rule helps
+//! that knows only who is pending: `max_pending` must be larger than that. Where the same sources come again,
+//! remembering who was shed helps ([`Penalties::shed`]); where they are always new, it keeps out none but friends,
+//! who come again by nature. So it is off unless asked for.
 //!
 //! [RUSTSEC-2024-0341]: https://rustsec.org/advisories/RUSTSEC-2024-0341.html
 
@@ -114,7 +114,8 @@ use self::table::{Admitted, Table};
 use crate::error::{HandshakeError, HandshakeErrorKind};
 use crate::observe::{self, Failures};
 
-/// The handshakes that are pending on the server's side, and who may begin another. Cheap to clone; clones are the same.
+/// The handshakes that are pending on the server's side, and who may begin another. Cheap to clone; clones are the
+/// same.
 ///
 /// See the [module](self) for what it does and an example.
 #[derive(Clone)]

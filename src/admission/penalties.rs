@@ -2,8 +2,8 @@ use std::time::Duration;
 
 use crate::error::HandshakeErrorKind;
 
-/// How long a source that fails is kept out, in the manner of OpenSSH's `PerSourcePenalties` (9.8 and newer), and with its
-/// figures where it has any.
+/// How long a source that fails is kept out, in the manner of OpenSSH's `PerSourcePenalties` (9.8 and newer), and
+/// with its figures where it has any.
 ///
 /// Each failure adds its time to what the source has to serve, and time passes by itself. Once that is more than the
 /// [`threshold`](Self::threshold), everything of this source is refused, before any work is done for it, until it has

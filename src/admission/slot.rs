@@ -15,7 +15,8 @@ use crate::error::{HandshakeError, HandshakeErrorKind};
 use crate::observe::{Failures, Held};
 use crate::time::{after, poll_timer};
 
-/// A place among the handshakes that are pending, given back when dropped: see [`Admission::admit`](super::Admission::admit).
+/// A place among the handshakes that are pending, given back when dropped: see
+/// [`Admission::admit`](super::Admission::admit).
 #[must_use = "dropping it gives the place back"]
 pub struct Slot {
     shared: Arc<Shared>,
@@ -48,8 +49,8 @@ impl Slot {
     }
 
     /// Runs another handshake in this place, one of TLS say, before it goes on to
-    /// [`accept_admitted`](crate::Acceptor::accept_admitted): within `timeout`, and until the place is given to somebody
-    /// else. Where it fails, the source's penalty is that of the error.
+    /// [`accept_admitted`](crate::Acceptor::accept_admitted): within `timeout`, and until the place is given to
+    /// somebody else. Where it fails, the source's penalty is that of the error.
     ///
     /// # Errors
     ///

@@ -52,8 +52,9 @@ impl<L: Listener, M, X> IncomingBuilder<L, M, X> {
         self
     }
 
-    /// Sets how many connections there may be at the same time: see [`Serve::max_connections`](crate::serve::Serve::max_connections). What has been pulled
-    /// counts as long as its [`Connection`] is there.
+    /// Sets how many connections there may be at the same time: see
+    /// [`Serve::max_connections`](crate::serve::Serve::max_connections). What has been pulled counts as long as its
+    /// [`Connection`] is there.
     ///
     /// # Panics
     ///
@@ -75,7 +76,8 @@ impl<L: Listener, M, X> IncomingBuilder<L, M, X> {
         self
     }
 
-    /// Sets a second signal, after which nothing is waited for: see [`Serve::with_forced_shutdown`](crate::serve::Serve::with_forced_shutdown).
+    /// Sets a second signal, after which nothing is waited for: see
+    /// [`Serve::with_forced_shutdown`](crate::serve::Serve::with_forced_shutdown).
     pub fn with_forced_shutdown(mut self, signal: impl Future<Output = ()> + Send + 'static) -> Self {
         self.settings.forced_shutdown = Some(Box::pin(signal));
         self

@@ -55,16 +55,17 @@ use crate::stream::Authenticated;
 /// A listener whose connections have proven themselves.
 ///
 /// Handshakes go on while nobody pulls. What has proven itself waits to be pulled: at most
-/// [`capacity`](IncomingBuilder::capacity) of them, and beyond that those whose handshakes were under way when so many
-/// waited, each for at most the layer's [`ready_timeout`](ChallengeLayer::ready_timeout), and never more than the layer's
-/// [`Admission`](crate::Admission) lets be pending. Meanwhile nothing more is accepted: connections stay in the kernel's
-/// queue.
+/// [`capacity`](IncomingBuilder::capacity) of them, and beyond that those whose handshakes were under way when so
+/// many waited, each for at most the layer's [`ready_timeout`](ChallengeLayer::ready_timeout), and never more than
+/// the layer's
+/// [`Admission`](crate::Admission) lets be pending. Meanwhile nothing more is accepted: connections stay in the
+/// kernel's queue.
 ///
 /// It is pulled by [`accept`](Self::accept), as a [`Stream`], or as a tokio-util [`Listener`]. Dropping it closes the
 /// listener, ends the handshakes that are pending and closes what waits, as does the signal of
-/// [`with_graceful_shutdown`](IncomingBuilder::with_graceful_shutdown), after which what waits can still be pulled. What
-/// has been pulled goes on, can see that it is time by its [`shutdown_token`](Authenticated::shutdown_token), and is
-/// waited for by [`ended`](Self::ended).
+/// [`with_graceful_shutdown`](IncomingBuilder::with_graceful_shutdown), after which what waits can still be pulled.
+/// What has been pulled goes on, can see that it is time by its [`shutdown_token`](Authenticated::shutdown_token),
+/// and is waited for by [`ended`](Self::ended).
 ///
 /// See the [module](self) for an example.
 #[must_use = "dropping it closes the listener"]
@@ -140,8 +141,8 @@ impl<IO, P, A> Stream for Incoming<IO, P, A> {
     }
 }
 
-/// There is no end to a listener: after a shutdown nothing more comes, without an error. Whoever loops over it needs the same
-/// signal.
+/// There is no end to a listener: after a shutdown nothing more comes, without an error. Whoever loops over it needs
+/// the same signal.
 impl<IO, P, A> Listener for Incoming<IO, P, A>
 where
     IO: AsyncRead + AsyncWrite + Unpin,
