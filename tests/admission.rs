@@ -7,12 +7,12 @@ use std::convert::Infallible;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use HandshakeErrorKind::{OverShare, Overloaded, Penalized, Shed, TimedOut};
 use futures::FutureExt as _;
-use support::{acceptor, answer_by_hand, connector, read_array, read_verdict, ring};
+use support::{acceptor, answer_by_hand, connector, polled_in_turn, read_array, read_verdict, ring};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{mpsc, oneshot};
@@ -191,18 +191,9 @@ fn a_slot_comes_back_wherever_a_handshake_is_dropped() {
         let steps = (0..500).find(|&steps| {
             let (client, server) = duplex(1);
             let mut accept = pin!(service.call(server));
-            let mut connect = pin!(connector(client_key).connect(client));
-            let cx = &mut Context::from_waker(Waker::noop());
-            let (mut accepted, mut connected) = (false, false);
-            for step in 0..steps {
-                if step % 2 == 0 {
-                    connected = connected || connect.as_mut().poll(cx).is_ready();
-                } else {
-                    accepted = accepted || accept.as_mut().poll(cx).is_ready();
-                }
-            }
+            let done = polled_in_turn(connector(client_key).connect(client), accept.as_mut(), steps);
             assert!(admission.pending() <= 1);
-            accepted && connected
+            done
         });
         assert!(steps.expect("it ends") > 100, "each at another await");
         assert_eq!(admission.pending(), 0);

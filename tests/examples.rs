@@ -7,7 +7,7 @@ mod process;
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 
-use process::{Running, example, run, stderr, stdout};
+use process::{Running, example, run, stderr, stdout, succeeds_and_says};
 
 /// A server on a free port, and where it listens.
 fn server(args: &[&str]) -> (Running, String) {
@@ -25,28 +25,24 @@ fn client(addr: &str) -> std::process::Command {
 #[cfg(feature = "mutual")]
 #[test]
 fn quickstart_succeeds_and_says_so() {
-    let output = run(&mut example("quickstart"), "");
-    assert!(output.status.success(), "{}", stderr(&output));
-    for part in [
-        "the server says \"fine, thank you\"",
-        "client: handshake refused",
-        "handshake timed out",
-        "got 35 bytes of challenge, then the server closed",
-    ] {
-        assert!(stdout(&output).contains(part), "no {part:?} in {}", stdout(&output));
-    }
+    succeeds_and_says(
+        "quickstart",
+        &[
+            "the server says \"fine, thank you\"",
+            "client: handshake refused",
+            "handshake timed out",
+            "got 35 bytes of challenge, then the server closed",
+        ],
+    );
 }
 
 #[cfg(all(feature = "mutual", feature = "rustls"))]
 #[test]
 fn tls_refuses_the_relay() {
-    let output = run(&mut example("tls"), "");
-    assert!(output.status.success(), "{}", stderr(&output));
-    for part in
-        ["client: handshake refused", "TLS: handshake timed out", "WARNING: the relay was let through"]
-    {
-        assert!(stdout(&output).contains(part), "no {part:?} in {}", stdout(&output));
-    }
+    succeeds_and_says(
+        "tls",
+        &["client: handshake refused", "TLS: handshake timed out", "WARNING: the relay was let through"],
+    );
 }
 
 #[test]

@@ -5,11 +5,11 @@ mod support;
 use std::io;
 use std::pin::pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 #[cfg(feature = "mutual")]
 use std::time::Duration;
 
-use support::{Watched, connector, hmac_md5, key};
+use support::{Watched, connector, hmac_md5, key, polled_in_turn};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, duplex};
 use tower::{Layer as _, Service as _, service_fn};
 use tower_challenge::{
@@ -32,18 +32,7 @@ fn dropped_after(steps: usize, client_key: &str) -> bool {
             .layer(service_fn(async |_: Stream| Ok::<_, io::Error>(())));
         let mut answer = AnswerLayer::new(one_way::Client::new(&key(client_key)))
             .layer(service_fn(async |io: Watched<_>| Ok::<_, io::Error>(io)));
-        let mut accept = pin!(service.call(watch(server)));
-        let mut connect = pin!(answer.call(watch(client)));
-        let cx = &mut Context::from_waker(Waker::noop());
-        let (mut accepted, mut connected) = (false, false);
-        for step in 0..steps {
-            if step % 2 == 0 {
-                connected = connected || connect.as_mut().poll(cx).is_ready();
-            } else {
-                accepted = accepted || accept.as_mut().poll(cx).is_ready();
-            }
-        }
-        accepted && connected
+        polled_in_turn(answer.call(watch(client)), service.call(watch(server)), steps)
     };
     assert_eq!(Arc::strong_count(&alive), 1, "a stream is left after {steps} steps");
     assert_eq!(Arc::strong_count(&attached), 1, "a key is left after {steps} steps");

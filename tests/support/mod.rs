@@ -2,9 +2,9 @@
 #![allow(dead_code, unreachable_pub, reason = "each test uses its part")]
 
 use std::io;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use md5::Md5;
@@ -56,6 +56,21 @@ pub async fn read_array<const N: usize>(io: &mut (impl AsyncRead + Unpin)) -> [u
 
 pub async fn read_verdict(io: &mut (impl AsyncRead + Unpin)) -> String {
     String::from_utf8(read_array::<12>(io).await.to_vec()).unwrap()
+}
+
+/// Polls the two in turn, so many times together, and drops both. Whether they were done.
+pub fn polled_in_turn(first: impl Future, second: impl Future, polls: usize) -> bool {
+    let (mut first, mut second) = (pin!(first), pin!(second));
+    let cx = &mut Context::from_waker(Waker::noop());
+    let (mut first_done, mut second_done) = (false, false);
+    for poll in 0..polls {
+        if poll % 2 == 0 {
+            first_done = first_done || first.as_mut().poll(cx).is_ready();
+        } else {
+            second_done = second_done || second.as_mut().poll(cx).is_ready();
+        }
+    }
+    first_done && second_done
 }
 
 /// A stream that lets a test see that it has been dropped: the count of `alive` goes down.

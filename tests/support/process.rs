@@ -124,6 +124,15 @@ pub fn run(command: &mut Command, input: impl AsRef<[u8]>) -> Output {
     Output { status, stdout: stdout.join().unwrap(), stderr: stderr.join().unwrap() }
 }
 
+/// Runs an example that needs nothing to its end: it succeeds, and says all of this.
+pub fn succeeds_and_says(name: &str, parts: &[&str]) {
+    let output = run(&mut example(name), "");
+    assert!(output.status.success(), "{}", stderr(&output));
+    for part in parts {
+        assert!(stdout(&output).contains(part), "no {part:?} in {}", stdout(&output));
+    }
+}
+
 fn read(mut from: impl Read + Send + 'static) -> thread::JoinHandle<Vec<u8>> {
     thread::spawn(move || {
         let mut all = Vec::new();
