@@ -63,11 +63,31 @@ impl KeyFile {
     ///
     /// A [`KeyFileError`] that names the file, the line where there is one, and never what the line says.
     pub fn read(&self) -> Result<Vec<KeyEntry>, KeyFileError> {
-        self.read_lines().map_err(|(line, kind)| KeyFileError { path: self.path.clone(), line, kind })
+        let (file, metadata) = self.open()?;
+        self.read_from(file, &metadata)
     }
 
-    fn read_lines(&self) -> Result<Vec<KeyEntry>, (Option<usize>, KeyFileErrorKind)> {
-        let content = self.read_bytes().map_err(|kind| (None, kind))?;
+    /// The file, and what it is at this moment.
+    pub(super) fn open(&self) -> Result<(File, Metadata), KeyFileError> {
+        let opened = File::open(&self.path).and_then(|file| file.metadata().map(|metadata| (file, metadata)));
+        opened.map_err(|error| self.error((None, KeyFileErrorKind::Io(error))))
+    }
+
+    /// Reads all entries from the file that was opened.
+    pub(super) fn read_from(&self, file: File, metadata: &Metadata) -> Result<Vec<KeyEntry>, KeyFileError> {
+        self.read_lines(file, metadata).map_err(|error| self.error(error))
+    }
+
+    fn error(&self, (line, kind): (Option<usize>, KeyFileErrorKind)) -> KeyFileError {
+        KeyFileError { path: self.path.clone(), line, kind }
+    }
+
+    fn read_lines(
+        &self,
+        file: File,
+        metadata: &Metadata,
+    ) -> Result<Vec<KeyEntry>, (Option<usize>, KeyFileErrorKind)> {
+        let content = self.read_bytes(file, metadata).map_err(|kind| (None, kind))?;
         let mut entries = Vec::new();
         for (index, line) in content.split(|&byte| byte == b'\n').enumerate() {
             let line = line.trim_ascii_end();
@@ -79,11 +99,13 @@ impl KeyFile {
         if entries.is_empty() { Err((None, KeyFileErrorKind::Key(KeyError::NoKeys))) } else { Ok(entries) }
     }
 
-    fn read_bytes(&self) -> Result<Zeroizing<Vec<u8>>, KeyFileErrorKind> {
-        let mut file = File::open(&self.path).map_err(KeyFileErrorKind::Io)?;
-        let metadata = file.metadata().map_err(KeyFileErrorKind::Io)?;
+    fn read_bytes(
+        &self,
+        mut file: File,
+        metadata: &Metadata,
+    ) -> Result<Zeroizing<Vec<u8>>, KeyFileErrorKind> {
         if !self.open_to_others {
-            check_permissions(&metadata)?;
+            check_permissions(metadata)?;
         }
         // Room for all of it and the read that finds the end, so that the buffer does not grow and leave copies behind.
         let room = usize::try_from(metadata.len()).unwrap_or_default().saturating_add(1);

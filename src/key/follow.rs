@@ -90,12 +90,17 @@ struct Follower<R> {
 impl<R: FnMut(Vec<KeyEntry>) -> Result<(), KeyError>> Follower<R> {
     /// Reads the file if it is not as it was, and says how that went unless it has been said.
     fn look(&mut self) -> Option<Result<usize, ReloadError>> {
-        // Looked at before it is read: what changes in between is seen the next time.
-        let now = Look::at(std::fs::metadata(self.file.path()));
+        let mut now = Look::at(std::fs::metadata(self.file.path()));
         if self.seen.as_ref() == Some(&now) {
             return None;
         }
-        let entries = match self.file.read() {
+        let read = self.file.open().and_then(|(file, metadata)| {
+            // It may be another one by now, which is not to be read and told a second time. What changes while it is
+            // read is seen the next time.
+            now = Look(Ok(State::of(&metadata)));
+            self.file.read_from(file, &metadata)
+        });
+        let entries = match read {
             Ok(entries) => entries,
             Err(error) => {
                 if let KeyFileErrorKind::Io(io) = error.kind() {
