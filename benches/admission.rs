@@ -1,22 +1,22 @@
-//! Which part of the honest handshakes succeeds while strangers flood the server: shedding, as this crate does it,
-//! beside OpenSSH's random early drop and a plain cap.
+//! Simulates floods of silent unauthenticated peers and prints the share of legitimate handshakes that succeed under
+//! several admission policies.
 //!
 //! ```text
-//! cargo bench --bench admission
+//! cargo bench -p benches --bench admission
 //! ```
 //!
-//! A simulation, not a measurement: arrivals and their ends in order of time, with a generator of its own, so that
-//! every run prints the same. 1,000 may be pending, and silent strangers stay for 10 seconds, as long as they are
-//! let.
+//! It processes arrivals and departures in order of time, with its own random number generator, so every run prints
+//! the same numbers. At most 1,000 handshakes are in flight, and a silent peer stays until its deadline of 10 seconds
+//! or its eviction.
 //!
-//! - Shedding is the real [`Admission`], on tokio's paused clock; also with [`Penalties`], and with penalties for
-//!   being shed.
-//! - By number: it too sheds the oldest of the largest source, but a source is as large as the number of its pending
-//!   handshakes, and not as the time for which they have been pending.
-//! - Random early drop is OpenSSH's `MaxStartups 100:30:1000`: from 100 pending on 30 of 100 newcomers are turned away,
-//!   from 1,000 on all, and in proportion in between. With and without a share of a source.
+//! - Eviction, weight by age: the real [`Admission`], on tokio's paused clock. Also with [`Penalties`], and with
+//!   penalties for evictions.
+//! - Eviction, weight by count: evicts the oldest handshake of the heaviest source as well, but the weight of a source
+//!   is the number of its in-flight handshakes instead of their summed age.
+//! - Random early drop: `MaxStartups 100:30:1000` of OpenSSH. With 100 handshakes in flight it rejects 30 % of new
+//!   connections, with 1,000 all of them, and proportionally in between. With and without a limit for each source.
 //!
-//! All who have shares have a quarter.
+//! The limit for each source is a quarter of the cap.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap, HashMap};
@@ -29,110 +29,112 @@ use tower_challenge::HandshakeErrorKind;
 use tower_challenge::admission::{Admission, AdmissionBuilder, Penalties};
 
 const CAP: usize = 1_000;
-const SHARE: usize = CAP / 4;
-/// In microseconds, as all times here.
+const SOURCE_LIMIT: usize = CAP / 4;
+/// In microseconds, like all times here.
 const SECOND: u64 = 1_000_000;
 const DEADLINE: u64 = 10 * SECOND;
 const DURATION: u64 = 60 * SECOND;
-/// Honest handshakes are counted once the flood has done its worst.
+/// Legitimate handshakes are counted from here on, when the flood has its full effect.
 const FROM: u64 = 30 * SECOND;
-const HONEST_PER_SECOND: u64 = 50;
+const LEGITIMATE_PER_SECOND: u64 = 50;
 const PERIOD: u64 = 20 * SECOND;
 
-/// Who is let in, and who has to go.
+/// Decides which handshakes may begin and which are evicted.
 trait Policy {
-    /// Whether a handshake from there may begin.
+    /// Returns whether a handshake from `source` may begin.
     fn arrive(&mut self, id: u64, source: Ipv4Addr, random: &mut Random) -> bool;
-    /// It has come to its end, a good one or not; whether it was still there.
+    /// Ends a handshake. Returns whether it was still in flight.
     fn leave(&mut self, id: u64, source: Ipv4Addr, outcome: Result<(), HandshakeErrorKind>) -> bool;
 }
 
-/// The real one.
-struct Shedding {
+/// The admission control of the crate.
+struct EvictionByAge {
     admission: Admission,
-    pending: HashMap<u64, oneshot::Sender<Result<(), HandshakeErrorKind>>>,
+    in_flight: HashMap<u64, oneshot::Sender<Result<(), HandshakeErrorKind>>>,
 }
 
-impl Shedding {
+impl EvictionByAge {
     fn new(builder: AdmissionBuilder) -> Self {
-        Self { admission: builder.max_pending(CAP).max_per_source(SHARE).build(), pending: HashMap::new() }
+        let builder = builder.max_pending(CAP).max_per_source(SOURCE_LIMIT);
+        Self { admission: builder.build().expect("valid settings"), in_flight: HashMap::new() }
     }
 }
 
-impl Policy for Shedding {
+impl Policy for EvictionByAge {
     fn arrive(&mut self, id: u64, source: Ipv4Addr, _: &mut Random) -> bool {
         let Ok(mut slot) = self.admission.admit(Some(source.into())) else { return false };
-        let (leave, left) = oneshot::channel();
+        let (end, ended) = oneshot::channel();
         tokio::spawn(async move {
             let outcome = tokio::select! {
-                () = slot.revoked() => Err(HandshakeErrorKind::Shed),
-                outcome = left => outcome.unwrap_or(Ok(())),
+                () = slot.evicted() => Err(HandshakeErrorKind::Evicted),
+                outcome = ended => outcome.unwrap_or(Ok(())),
             };
-            if let Err(kind) = outcome {
-                slot.failed(kind);
+            match outcome {
+                Ok(()) => slot.release(),
+                Err(kind) => slot.failed(kind),
             }
         });
-        self.pending.insert(id, leave);
+        self.in_flight.insert(id, end);
         true
     }
 
     fn leave(&mut self, id: u64, _: Ipv4Addr, outcome: Result<(), HandshakeErrorKind>) -> bool {
-        self.pending.remove(&id).is_some_and(|leave| leave.send(outcome).is_ok())
+        self.in_flight.remove(&id).is_some_and(|end| end.send(outcome).is_ok())
     }
 }
 
-/// The same, with the number of what is pending for a source's size.
+/// Eviction with the number of in-flight handshakes as the weight of a source.
 #[derive(Default)]
-struct ByNumber {
-    // By age within each source.
-    pending: HashMap<Ipv4Addr, BTreeSet<u64>>,
+struct EvictionByCount {
+    // Ordered by age within each source.
+    in_flight: HashMap<Ipv4Addr, BTreeSet<u64>>,
     len: usize,
 }
 
-impl Policy for ByNumber {
+impl Policy for EvictionByCount {
     fn arrive(&mut self, id: u64, source: Ipv4Addr, _: &mut Random) -> bool {
-        let of_source = self.pending.entry(source).or_default();
-        if of_source.len() >= SHARE {
+        let of_source = self.in_flight.entry(source).or_default();
+        if of_source.len() >= SOURCE_LIMIT {
             return false;
         }
         of_source.insert(id);
         self.len += 1;
         if self.len > CAP {
-            let size = |of: &BTreeSet<u64>| (of.len(), of.first().copied().map(Reverse));
-            let largest = self.pending.iter().max_by_key(|(_, of)| size(of)).map(|(&source, _)| source);
-            let largest = largest.expect("there are some");
-            let oldest = *self.pending[&largest].first().expect("the largest has some");
-            self.leave(oldest, largest, Ok(()));
+            let weight = |of: &BTreeSet<u64>| (of.len(), of.first().copied().map(Reverse));
+            let heaviest = self.in_flight.iter().max_by_key(|(_, of)| weight(of)).map(|(&source, _)| source);
+            let heaviest = heaviest.expect("handshakes are in flight");
+            let oldest = *self.in_flight[&heaviest].first().expect("the heaviest source has a handshake");
+            self.leave(oldest, heaviest, Ok(()));
         }
         true
     }
 
     fn leave(&mut self, id: u64, source: Ipv4Addr, _: Result<(), HandshakeErrorKind>) -> bool {
-        let Some(of_source) = self.pending.get_mut(&source) else { return false };
-        let was_there = of_source.remove(&id);
+        let Some(of_source) = self.in_flight.get_mut(&source) else { return false };
+        let was_in_flight = of_source.remove(&id);
         if of_source.is_empty() {
-            self.pending.remove(&source);
+            self.in_flight.remove(&source);
         }
-        self.len -= usize::from(was_there);
-        was_there
+        self.len -= usize::from(was_in_flight);
+        was_in_flight
     }
 }
 
-/// A cap, or random early drop before it is reached.
-struct Dropping {
+/// A plain cap, optionally with random early drop from `begin` handshakes on.
+struct EarlyDrop {
     begin: usize,
-    share: usize,
+    source_limit: usize,
     by_source: HashMap<Ipv4Addr, usize>,
     len: usize,
 }
 
-impl Dropping {
-    fn new(begin: usize, share: usize) -> Self {
-        Self { begin, share, by_source: HashMap::new(), len: 0 }
+impl EarlyDrop {
+    fn new(begin: usize, source_limit: usize) -> Self {
+        Self { begin, source_limit, by_source: HashMap::new(), len: 0 }
     }
 }
 
-impl Policy for Dropping {
+impl Policy for EarlyDrop {
     fn arrive(&mut self, _: u64, source: Ipv4Addr, random: &mut Random) -> bool {
         let percent = match self.len {
             len if len >= CAP => 100,
@@ -140,7 +142,7 @@ impl Policy for Dropping {
             len => 30 + 70 * (len - self.begin) / (CAP - self.begin),
         };
         let of_source = self.by_source.entry(source).or_default();
-        if *of_source >= self.share || random.below(100) < percent as u64 {
+        if *of_source >= self.source_limit || random.below(100) < percent as u64 {
             return false;
         }
         *of_source += 1;
@@ -149,13 +151,13 @@ impl Policy for Dropping {
     }
 
     fn leave(&mut self, _: u64, source: Ipv4Addr, _: Result<(), HandshakeErrorKind>) -> bool {
-        *self.by_source.get_mut(&source).expect("it was let in") -= 1;
+        *self.by_source.get_mut(&source).expect("it was admitted") -= 1;
         self.len -= 1;
         true
     }
 }
 
-/// A linear congruential generator: the same numbers each time.
+/// A linear congruential generator, which returns the same numbers in every run.
 struct Random(u64);
 
 impl Random {
@@ -164,12 +166,12 @@ impl Random {
         (self.0 >> 33) % bound
     }
 
-    /// The time to the next of so many a second, which know nothing of each other.
+    /// Returns the time to the next of `per_second` independent arrivals.
     #[allow(
         clippy::cast_precision_loss,
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
-        reason = "neither is exact, nor has to be"
+        reason = "the result need not be exact"
     )]
     fn gap(&mut self, per_second: u64) -> u64 {
         let uniform = (self.below(1 << 24) + 1) as f64 / (1_u64 << 24) as f64;
@@ -179,69 +181,70 @@ impl Random {
 
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 enum Event {
-    Arrives { honest: bool },
-    Leaves { id: u64, source: Ipv4Addr, honest: bool, counts: bool },
+    Arrives { legitimate: bool },
+    Leaves { id: u64, source: Ipv4Addr, legitimate: bool, counts: bool },
 }
 
-/// So many connections a second in all, from so many sources; and how long an honest handshake takes.
 struct Flood {
     name: &'static str,
+    /// The connections per second, from all sources together.
     per_second: u64,
     sources: u64,
-    honest_takes: u64,
-    /// How long it lasts of every 20 seconds, in microseconds.
+    /// The duration of a legitimate handshake, in microseconds.
+    legitimate_takes: u64,
+    /// How long the flood lasts in every 20 seconds, in microseconds.
     lasts: u64,
 }
 
-/// Which part of the honest succeeds.
+/// Returns the share of legitimate handshakes that succeed.
 async fn simulate(flood: &Flood, policy: &mut dyn Policy) -> f64 {
     let mut random = Random(7);
-    let arrivals = [true, false].map(|honest| Reverse((0, Event::Arrives { honest })));
+    let arrivals = [true, false].map(|legitimate| Reverse((0, Event::Arrives { legitimate })));
     let mut events = BinaryHeap::from(arrivals);
-    let (mut came, mut succeeded, mut next_id, mut now) = (0_u32, 0_u32, 0, 0);
+    let (mut begun, mut succeeded, mut next_id, mut now) = (0_u32, 0_u32, 0, 0);
     while let Some(Reverse((time, event))) = events.pop()
         && time <= DURATION
     {
         tokio::time::advance(Duration::from_micros(time - now)).await;
         now = time;
         match event {
-            Event::Leaves { id, source, honest, counts } => {
-                let outcome = if honest { Ok(()) } else { Err(HandshakeErrorKind::TimedOut) };
-                let was_there = policy.leave(id, source, outcome);
-                succeeded += u32::from(counts && was_there);
+            Event::Leaves { id, source, legitimate, counts } => {
+                let outcome = if legitimate { Ok(()) } else { Err(HandshakeErrorKind::TimedOut) };
+                let was_in_flight = policy.leave(id, source, outcome);
+                succeeded += u32::from(counts && was_in_flight);
             }
-            Event::Arrives { honest } => {
-                let (first, sources, stays, per_second) = if honest {
-                    (0x0a00_0000, 20, flood.honest_takes, HONEST_PER_SECOND)
+            Event::Arrives { legitimate } => {
+                let (first, sources, stays, per_second) = if legitimate {
+                    (0x0a00_0000, 20, flood.legitimate_takes, LEGITIMATE_PER_SECOND)
                 } else {
                     (0xc000_0000, flood.sources, DEADLINE, flood.per_second)
                 };
                 let source = Ipv4Addr::from(first + u32::try_from(random.below(sources)).expect("few"));
-                let counts = honest && (FROM..DURATION - stays).contains(&now);
-                came += u32::from(counts);
+                let counts = legitimate && (FROM..DURATION - stays).contains(&now);
+                begun += u32::from(counts);
                 next_id += 1;
                 if policy.arrive(next_id, source, &mut random) {
-                    events
-                        .push(Reverse((now + stays, Event::Leaves { id: next_id, source, honest, counts })));
+                    let leaves = Event::Leaves { id: next_id, source, legitimate, counts };
+                    events.push(Reverse((now + stays, leaves)));
                 }
                 let mut next = now + random.gap(per_second);
-                if !honest && next % PERIOD >= flood.lasts {
+                if !legitimate && next % PERIOD >= flood.lasts {
                     next = next.next_multiple_of(PERIOD);
                 }
-                events.push(Reverse((next, Event::Arrives { honest })));
+                events.push(Reverse((next, Event::Arrives { legitimate })));
             }
         }
     }
-    f64::from(succeeded) / f64::from(came)
+    f64::from(succeeded) / f64::from(begun)
 }
 
 #[tokio::main(flavor = "current_thread", start_paused = true)]
 async fn main() {
-    let flood = |name, sources, per_second, honest_takes| Flood {
+    let flood = |name, sources, per_second, legitimate_takes| Flood {
         name,
         per_second,
         sources,
-        honest_takes,
+        legitimate_takes,
         lasts: PERIOD,
     };
     let floods = [
@@ -250,31 +253,35 @@ async fn main() {
         flood("10,000 sources, 1,000/s", 10_000, 1_000, 100_000),
         flood("10,000 sources, 5,000/s", 10_000, 5_000, 100_000),
         flood("10,000 sources, 20,000/s", 10_000, 20_000, 100_000),
-        flood("the same, honest in 10 ms", 10_000, 20_000, 10_000),
+        flood("the same, legitimate handshakes take 10 ms", 10_000, 20_000, 10_000),
         Flood {
             lasts: 4 * SECOND,
             ..flood("4 s of every 20 s, 1,000,000 sources, 20,000/s", 1_000_000, 20_000, 100_000)
         },
     ];
-    println!("Honest handshakes of 100 ms that succeed, {HONEST_PER_SECOND} a second from 20 sources.\n");
     println!(
-        "| flood | plain cap | random early drop | and a share | shedding by number | shedding | and penalties | also for being shed |"
+        "Legitimate handshakes that succeed, of {LEGITIMATE_PER_SECOND} per second from 20 sources. Each takes 100 ms.\n"
+    );
+    println!(
+        "| flood | plain cap | random early drop | and a source limit | eviction, weight by count \
+         | eviction, weight by age | and penalties | and penalties for evictions |"
     );
     println!("|---|---|---|---|---|---|---|---|");
+    let penalties = |penalties| Admission::builder().penalties(penalties);
     for flood in &floods {
         let policies: [&mut dyn Policy; 7] = [
-            &mut Dropping::new(CAP, usize::MAX),
-            &mut Dropping::new(CAP / 10, usize::MAX),
-            &mut Dropping::new(CAP / 10, SHARE),
-            &mut ByNumber::default(),
-            &mut Shedding::new(Admission::builder()),
-            &mut Shedding::new(Admission::builder().penalties(Penalties::new())),
-            &mut Shedding::new(Admission::builder().penalties(Penalties::new().shed(Duration::from_secs(2)))),
+            &mut EarlyDrop::new(CAP, usize::MAX),
+            &mut EarlyDrop::new(CAP / 10, usize::MAX),
+            &mut EarlyDrop::new(CAP / 10, SOURCE_LIMIT),
+            &mut EvictionByCount::default(),
+            &mut EvictionByAge::new(Admission::builder()),
+            &mut EvictionByAge::new(penalties(Penalties::new())),
+            &mut EvictionByAge::new(penalties(Penalties::new().evicted(Duration::from_secs(2)))),
         ];
         let mut line = format!("| {} |", flood.name);
         for policy in policies {
-            let part = 100.0 * simulate(flood, policy).await;
-            write!(line, " {part:.1} % |").expect("a string takes all");
+            let percent = 100.0 * simulate(flood, policy).await;
+            write!(line, " {percent:.1} % |").expect("writing to a string does not fail");
         }
         println!("{line}");
     }

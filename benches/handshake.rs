@@ -1,11 +1,11 @@
-//! What a handshake costs: over TCP loopback, from connect to close, beside the same bytes without any cryptography and
-//! beside straight code for this one wire; and the state machines alone.
+//! The cost of a handshake over TCP loopback, from connect to close, compared with the same bytes without cryptography
+//! and with hand-written code for the same wire. Also the cost of the state machines without a stream.
 //!
 //! ```text
-//! cargo bench --bench handshake
+//! cargo bench -p benches --bench handshake
 //! ```
 //!
-//! All run in one process and one thread, both sides together, with `TCP_NODELAY`. What counts is their ratio.
+//! Both sides run in one process and one thread, with `TCP_NODELAY`. Compare the ratios, not the absolute times.
 
 use std::hint::black_box;
 use std::io;
@@ -25,20 +25,23 @@ use tokio::task::{LocalSet, spawn_local};
 use tokio::time::timeout;
 use tower::{Service as _, ServiceBuilder, service_fn};
 use tower_challenge::mechanism::{self, Context, Handshake as _, Input, Mechanism, Step};
-#[cfg(feature = "multiprocessing")]
-use tower_challenge::multiprocessing;
-#[cfg(feature = "mutual")]
 use tower_challenge::mutual::{self, Audience};
-use tower_challenge::{AnswerLayer, ChallengeLayer, Connector, Key, KeyEntry, KeyRing, one_way};
+use tower_challenge::{AnswerLayer, ChallengeLayer, Connector, Key, KeyEntry, multiprocessing, one_way};
 
 const KEY: &[u8] = b"This is key!";
+
+/// The accepting verdict of the classic wire, "authentication succeeded".
 const ACCEPTED: &[u8] = "验证成功".as_bytes();
 
-fn ring() -> KeyRing<one_way::PreparedKey> {
-    KeyRing::new([KeyEntry::new("k", Key::new(KEY).unwrap()).unwrap()]).unwrap()
+fn entry(key: &Key) -> KeyEntry {
+    KeyEntry::new("k", key.clone()).unwrap()
 }
 
-/// Both sides of one way to shake hands. Each gets a socket and is done with it when it returns.
+fn ring() -> one_way::KeyRing {
+    one_way::KeyRing::new([entry(&Key::new(KEY).unwrap())]).unwrap()
+}
+
+/// Both sides of one kind of handshake. Each gets a socket, and closes it when it returns.
 trait Way: Clone + 'static {
     fn accept(&mut self, io: TcpStream) -> impl Future<Output = io::Result<()>> + 'static;
     fn connect(&mut self, addr: SocketAddr) -> impl Future<Output = io::Result<()>>;
@@ -47,12 +50,12 @@ trait Way: Clone + 'static {
 async fn connect(addr: SocketAddr) -> io::Result<TcpStream> {
     let io = TcpStream::connect(addr).await?;
     io.set_nodelay(true)?;
-    // Closed by a reset, or the ports would be used up by connections in TIME_WAIT.
+    // Closes with a reset. Otherwise connections in TIME_WAIT would use up the ports.
     io.set_zero_linger()?;
     Ok(io)
 }
 
-/// The same bytes in the same order, with nothing behind them.
+/// The same number of bytes in the same order, without cryptography.
 #[derive(Clone)]
 struct Bare;
 
@@ -75,7 +78,7 @@ impl Way for Bare {
     }
 }
 
-/// What one would write for this wire and no other: no deadline, no layers, no keys but one.
+/// Hand-written code for this wire: one key, no deadline, no layers.
 #[derive(Clone)]
 struct ByHand(Hmac<Md5>);
 
@@ -110,7 +113,7 @@ impl ByHand {
     }
 }
 
-/// The same with what no server should do without: a deadline on either side.
+/// [`ByHand`] with a deadline on both sides.
 #[derive(Clone)]
 struct ByHandInTime(ByHand);
 
@@ -134,7 +137,11 @@ struct Layers<S, C> {
     answer: AnswerLayer<Connector<C>>,
 }
 
-impl<S, C> Layers<S, C> {
+impl<S, C> Layers<S, C>
+where
+    S: Mechanism<Role = mechanism::ServerRole>,
+    C: Mechanism<Role = mechanism::ClientRole>,
+{
     fn new(server: S, client: C) -> Self {
         Self { challenge: ChallengeLayer::new(server), answer: AnswerLayer::new(client) }
     }
@@ -148,8 +155,8 @@ impl<S, C> Clone for Layers<S, C> {
 
 impl<S, C> Way for Layers<S, C>
 where
-    S: Mechanism<Role = mechanism::Server> + 'static,
-    C: Mechanism<Role = mechanism::Client> + 'static,
+    S: Mechanism<Role = mechanism::ServerRole> + 'static,
+    C: Mechanism<Role = mechanism::ClientRole> + 'static,
 {
     fn accept(&mut self, io: TcpStream) -> impl Future<Output = io::Result<()>> + 'static {
         let mut service = ServiceBuilder::new().layer(self.challenge.clone()).service(service_fn(
@@ -168,7 +175,7 @@ where
     }
 }
 
-/// `count` handshakes one after the other, each connection in a task of its own on the server's side.
+/// Runs `count` handshakes in sequence. The server handles each connection in its own task.
 async fn handshakes(way: impl Way, count: u64) -> Duration {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();
@@ -200,16 +207,14 @@ fn over_tcp(c: &mut Criterion) {
     bench(&mut group, "by hand, with deadlines", &ByHandInTime(by_hand.clone()));
     let key = Key::new(KEY).unwrap();
     bench(&mut group, "layers", &Layers::new(one_way::Server::new(ring()), one_way::Client::new(&key)));
-    #[cfg(feature = "mutual")]
     bench(&mut group, "layers, mutual", &{
-        let (key, audience) = (Key::generate().unwrap(), Audience::new("orders").unwrap());
-        let ring = KeyRing::new([KeyEntry::new("k", key.clone()).unwrap()]).unwrap();
-        let client = mutual::Client::new("k", &key, audience.clone()).unwrap();
-        Layers::new(mutual::Server::new(ring, audience), client)
+        let entry = entry(&Key::generate().unwrap());
+        let client = mutual::Client::from_entry(&entry, "orders").unwrap();
+        let ring = mutual::KeyRing::new([entry]).unwrap();
+        Layers::new(mutual::Server::new(ring, Audience::new("orders").unwrap()), client)
     });
-    #[cfg(feature = "multiprocessing")]
     bench(&mut group, "layers, multiprocessing", &{
-        let ring = KeyRing::new([KeyEntry::new("k", key.clone()).unwrap()]).unwrap();
+        let ring = multiprocessing::KeyRing::new([entry(&key)]).unwrap();
         Layers::new(multiprocessing::Server::new(ring), multiprocessing::Client::new(&key))
     });
     group.finish();
@@ -222,7 +227,7 @@ fn bench(group: &mut BenchmarkGroup<'_, WallTime>, name: &str, way: &impl Way) {
     });
 }
 
-/// Both sides, from nothing to accepted, without any stream; the nonce is the operating system's.
+/// Both state machines from start to acceptance, without a stream. The nonce comes from the operating system.
 fn state_machines(c: &mut Criterion) {
     let server = one_way::Server::new(ring());
     let client = one_way::Client::new(&Key::new(KEY).unwrap());

@@ -1,13 +1,19 @@
-//! tower's own layers around ours, on both sides of a connection: what to put outside the handshake, and what inside.
-//! `docs/cookbook/tower.md` says why.
+//! tower's own layers outside and inside of the handshake, on both sides of a connection. `docs/cookbook/tower.md`
+//! explains the positions.
 //!
 //! ```text
 //! cargo run --example stack
 //! ```
 
-use std::error::Error;
+#[macro_use]
+#[path = "shared/print.rs"]
+mod print;
+#[path = "shared/shutdown_signal.rs"]
+mod shutdown_signal;
+
 use std::io;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -19,35 +25,36 @@ use tower::retry::Policy;
 use tower::retry::backoff::{Backoff as _, ExponentialBackoff, ExponentialBackoffMaker, MakeBackoff as _};
 use tower::util::{BoxCloneService, rng::HasherRng};
 use tower::{BoxError, Service, ServiceBuilder, ServiceExt as _};
-use tower_challenge::mutual::{self, Audience, Peer, PreparedKey, ProvenServer};
+use tower_challenge::mutual::{self, Audience, Peer, ServerPeer};
 use tower_challenge::{
     AnswerLayer, Authenticated, ChallengeLayer, ConnectError, Connection, HandshakeErrorKind, Key, KeyEntry,
-    KeyRing, serve,
+    serve,
 };
 
-/// How many connections may be open, those of strangers included.
+use self::shutdown_signal::shutdown_signal;
+
+/// Maximum number of open connections, unauthenticated ones included.
 pub(crate) const CONNECTIONS: usize = 8;
 
-/// How many sessions of peers that have proven themselves.
+/// Maximum number of sessions of authenticated peers.
 const SESSIONS: usize = 4;
 
 pub(crate) type Stream = Authenticated<Connection<TcpStream>, Peer>;
 pub(crate) type ServerStack = BoxCloneService<Connection<TcpStream>, (), BoxError>;
-pub(crate) type ClientStream = Authenticated<TcpStream, ProvenServer>;
+pub(crate) type ClientStream = Authenticated<TcpStream, ServerPeer>;
 pub(crate) type ClientStack = BoxCloneService<SocketAddr, ClientStream, BoxError>;
 
-pub(crate) fn server_stack(mechanism: mutual::Server<KeyRing<PreparedKey>>) -> ServerStack {
+pub(crate) fn server_stack(mechanism: mutual::Server<mutual::KeyRing>) -> ServerStack {
     let challenge = ChallengeLayer::new(mechanism)
         .timeout(Duration::from_secs(5)) // of a handshake
-        .ready_timeout(Duration::from_secs(1)); // until there is a place for a session
+        .ready_timeout(Duration::from_secs(1)); // for the wait for a session
     let stack = ServiceBuilder::new()
-        .load_shed() // who finds no place here is closed at once
+        .load_shed() // closes connections over the limit at once
         .concurrency_limit(CONNECTIONS)
         .layer(challenge)
-        .map_err(io::Error::other::<BoxError>) // a `BoxError` is no `Error`
         .concurrency_limit(SESSIONS)
         .timeout(Duration::from_secs(60)) // of a session
-        .buffer(SESSIONS) // a greeter can't be cloned
+        .buffer(SESSIONS) // the greeter is not `Clone`
         .service(Greeter { greeted: 0 });
     BoxCloneService::new(stack)
 }
@@ -61,7 +68,7 @@ pub(crate) fn client_stack(mechanism: mutual::Client) -> ClientStack {
     BoxCloneService::new(stack)
 }
 
-/// Connects again, after a pause that grows, where that may help.
+/// A retry policy that connects again after an increasing pause, if another attempt may succeed.
 #[derive(Clone)]
 pub(crate) struct Reconnect {
     left: usize,
@@ -70,19 +77,19 @@ pub(crate) struct Reconnect {
 
 impl Reconnect {
     pub(crate) fn up_to(attempts: usize) -> Self {
-        let (shortest, longest) = (Duration::from_millis(50), Duration::from_secs(5));
-        // With chance in it, so that the clients of a server that is back do not all come at the same moment.
-        let mut pauses = ExponentialBackoffMaker::new(shortest, longest, 0.5, HasherRng::default())
-            .expect("the shortest is shorter than the longest");
+        let (min, max) = (Duration::from_millis(50), Duration::from_secs(5));
+        // The jitter keeps the clients of a restarted server from returning all at the same moment.
+        let mut pauses = ExponentialBackoffMaker::new(min, max, 0.5, HasherRng::default())
+            .expect("the minimum is less than the maximum");
         Self { left: attempts.saturating_sub(1), pauses: pauses.make_backoff() }
     }
 }
 
-impl<Target: Copy, IO> Policy<Target, IO, ConnectError<io::Error>> for Reconnect {
+impl<Target: Copy, IO> Policy<Target, IO, ConnectError> for Reconnect {
     type Future = Sleep;
 
-    fn retry(&mut self, _: &mut Target, outcome: &mut Result<IO, ConnectError<io::Error>>) -> Option<Sleep> {
-        let may_pass = outcome.as_ref().is_err_and(may_pass);
+    fn retry(&mut self, _: &mut Target, outcome: &mut Result<IO, ConnectError>) -> Option<Sleep> {
+        let may_pass = outcome.as_ref().is_err_and(is_transient);
         self.left = self.left.checked_sub(1).filter(|_| may_pass)?;
         Some(self.pauses.next_backoff())
     }
@@ -92,17 +99,17 @@ impl<Target: Copy, IO> Policy<Target, IO, ConnectError<io::Error>> for Reconnect
     }
 }
 
-/// Whether another attempt may find things otherwise: a network may, a key that is refused is refused again.
-fn may_pass(error: &ConnectError<io::Error>) -> bool {
-    use HandshakeErrorKind::{ClosedEarly, Io, TimedOut};
+/// Whether another attempt may succeed. A key that was refused will be refused again.
+fn is_transient(error: &ConnectError) -> bool {
+    use HandshakeErrorKind::{Io, Probe, TimedOut, UnexpectedEof};
     match error {
         ConnectError::Connect(_) => true,
-        ConnectError::Handshake(error) => matches!(error.kind(), ClosedEarly | Io | TimedOut),
+        ConnectError::Handshake(error) => matches!(error.kind(), Probe | UnexpectedEof | Io | TimedOut),
         _ => false,
     }
 }
 
-/// A handler with a state of its own, and no lock around it.
+/// A handler with a state of its own and without a lock.
 pub(crate) struct Greeter {
     greeted: u64,
 }
@@ -110,7 +117,7 @@ pub(crate) struct Greeter {
 impl Service<Stream> for Greeter {
     type Response = ();
     type Error = io::Error;
-    type Future = std::pin::Pin<Box<dyn Future<Output = io::Result<()>> + Send>>;
+    type Future = Pin<Box<dyn Future<Output = io::Result<()>> + Send>>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
@@ -124,22 +131,16 @@ impl Service<Stream> for Greeter {
     }
 }
 
-async fn greeting(mut stream: ClientStream) -> io::Result<String> {
+async fn read_greeting(mut stream: ClientStream) -> io::Result<String> {
     let mut greeting = String::new();
     stream.read_to_string(&mut greeting).await?;
     Ok(greeting)
 }
 
-/// An error with all that lies beneath.
-pub(crate) fn chain(error: &(dyn Error + 'static)) -> String {
-    let sources = std::iter::successors(Some(error), |&error| error.source());
-    sources.map(ToString::to_string).collect::<Vec<_>>().join(": ")
-}
-
 #[tokio::main]
 async fn main() -> Result<(), BoxError> {
     let key = Key::generate()?;
-    let keys = KeyRing::new([KeyEntry::new("alice", key.clone())?])?;
+    let keys = mutual::KeyRing::new([KeyEntry::new("alice", key.clone())?])?;
     let audience = Audience::new("stack")?;
     let server = server_stack(mutual::Server::new(keys, audience.clone()));
     let client = client_stack(mutual::Client::new("alice", &key, audience.clone())?);
@@ -151,21 +152,24 @@ async fn main() -> Result<(), BoxError> {
     tokio::spawn(async move {
         drop(listener.accept().await);
         println!("server: the first connection breaks");
-        serve(listener, server).on_error(move |error| errors.send(error).unwrap_or_default()).await
+        serve(listener, server)
+            .graceful_shutdown(shutdown_signal())
+            .on_error(move |error| errors.send(error).unwrap_or_default())
+            .await
     });
 
-    println!("client: {}", greeting(client.clone().oneshot(addr).await?).await?);
-    println!("client: {}", greeting(client.clone().oneshot(addr).await?).await?);
+    println!("client: {}", read_greeting(client.clone().oneshot(addr).await?).await?);
+    println!("client: {}", read_greeting(client.clone().oneshot(addr).await?).await?);
 
-    let refused = wrong.oneshot(addr).await.expect_err("its key is another");
-    println!("wrong key: {}", chain(&*refused));
-    println!("server: {}", error.recv().await.expect("it tells"));
+    let refused = wrong.oneshot(addr).await.expect_err("the server has another key");
+    println!("client with a wrong key: {refused}");
+    println!("server: {}", error.recv().await.ok_or("the server has stopped")?);
 
-    let strangers: Vec<_> =
+    let silent: Vec<_> =
         futures::future::try_join_all((0..CONNECTIONS).map(|_| TcpStream::connect(addr))).await?;
     let mut one_more = TcpStream::connect(addr).await?;
     let len = one_more.read_to_end(&mut Vec::new()).await?;
-    println!("stranger: the one beyond the {} that wait got {len} bytes", strangers.len());
-    println!("server: {}", error.recv().await.expect("it tells"));
+    println!("silent client: the one after {} others got {len} bytes", silent.len());
+    println!("server: {}", error.recv().await.ok_or("the server has stopped")?);
     Ok(())
 }

@@ -6,84 +6,86 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::DEFAULT_TIMEOUT;
 use crate::handshake::Connect;
-use crate::mechanism::{Client, Mechanism};
-use crate::transport::{AskStream, Inspect};
+use crate::mechanism::{ClientRole, Mechanism};
+use crate::observe::Failures;
+use crate::transport::{Transport, TransportInfo};
 
-/// The client's side of handshakes, without any tower: mechanism and deadline in one value. Cheap to clone.
+/// The client's side of a handshake without tower: mechanism and deadline in one value.
 ///
-/// [`AnswerLayer`](crate::AnswerLayer) is this as a tower layer over a connector service.
+/// Like `TlsConnector` of tokio-rustls, it runs on a stream that is connected already.
+/// [`AnswerLayer`](crate::AnswerLayer) is the same as a tower layer over a service that connects. Cheap to clone.
 ///
 /// ```no_run
 /// use tokio::net::TcpStream;
-/// use tower_challenge::{Connector, Key, one_way};
+/// use tower_challenge::{Connector, KeyFile, mutual};
 ///
 /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
-/// let connector = Connector::new(one_way::Client::new(&Key::new("This is key!")?));
+/// let keys = KeyFile::new("keys").read()?;
+/// let connector = Connector::new(mutual::Client::from_entry(&keys[0], "orders")?);
 /// let stream = connector.connect(TcpStream::connect("127.0.0.1:8888").await?).await?;
 /// # Ok(())
 /// # }
 /// ```
-pub struct Connector<M, X = AskStream> {
+pub struct Connector<M> {
     mechanism: Arc<M>,
     timeout: Duration,
-    inspect: X,
+    // Limits the rate of log events; shared by all clones.
+    failures: Failures,
 }
 
 impl<M> Connector<M> {
-    /// Answers with this mechanism, within [10 seconds](DEFAULT_TIMEOUT).
-    pub fn new(mechanism: M) -> Self {
-        Self { mechanism: Arc::new(mechanism), timeout: DEFAULT_TIMEOUT, inspect: AskStream }
+    /// Creates a connector with a deadline of [10 seconds](DEFAULT_TIMEOUT).
+    pub fn new(mechanism: M) -> Self
+    where
+        M: Mechanism<Role = ClientRole>,
+    {
+        Self { mechanism: Arc::new(mechanism), timeout: DEFAULT_TIMEOUT, failures: Failures::new() }
     }
-}
 
-impl<M, X> Connector<M, X> {
-    /// Sets how long a whole handshake may take, from [`connect`](Self::connect) on. No message starts it anew. The
-    /// time to establish the connection is not part of it.
+    /// Sets the deadline of the whole handshake. Default: 10 seconds.
+    ///
+    /// The time runs from the call of [`connect`](Self::connect), and no message restarts it. Establishing the
+    /// connection is not part of it.
     #[must_use]
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self
     }
 
-    /// Sets how to learn what surrounds a stream, for streams that are no [`Transport`](crate::transport::Transport).
-    ///
-    /// It takes the place of what the stream says itself: of one that is a `Transport`, begin with its
-    /// [`TransportInfo::of`](crate::transport::TransportInfo::of), or its channel binding and the word that it
-    /// is time to shut down are lost.
-    #[must_use]
-    pub fn inspect<Y>(self, inspect: Y) -> Connector<M, Y> {
-        Connector { mechanism: self.mechanism, timeout: self.timeout, inspect }
-    }
-
-    /// Runs a handshake on `io`. The clock starts at this call, not at the first poll.
+    /// Runs a handshake on `io`. The deadline starts at this call, not at the first poll.
     ///
     /// # Errors
     ///
-    /// The future resolves to a [`HandshakeError`](crate::HandshakeError): `Refused` if the server says no, also where
-    /// it says so without having read the answer; `ClosedEarly` if it closes instead; `Malformed` if it speaks another
-    /// wire. The connection is closed by then.
+    /// The future resolves to a [`HandshakeError`](crate::HandshakeError). The connection is closed by then. The most
+    /// frequent kinds are
+    /// [`Refused`](crate::HandshakeErrorKind::Refused) if the server rejected the proof, or said so without reading it;
+    /// [`UnexpectedEof`](crate::HandshakeErrorKind::UnexpectedEof) if it closed the connection instead; and
+    /// [`Malformed`](crate::HandshakeErrorKind::Malformed) if it uses another mechanism or another protocol.
     ///
     /// # Panics
     ///
-    /// Outside a tokio runtime that has its timer enabled.
+    /// Panics outside a tokio runtime with the time driver enabled.
     pub fn connect<IO>(&self, io: IO) -> Connect<IO, M>
     where
-        IO: AsyncRead + AsyncWrite + Unpin,
-        M: Mechanism<Role = Client>,
-        X: Inspect<IO>,
+        IO: AsyncRead + AsyncWrite + Transport + Unpin,
+        M: Mechanism<Role = ClientRole>,
     {
-        let info = self.inspect.inspect(&io);
-        Connect::start(io, &*self.mechanism, self.timeout, info)
+        let info = TransportInfo::from_stream(&io);
+        Connect::start(io, &*self.mechanism, self.timeout, info, &self.failures)
     }
 }
 
-impl<M, X: Clone> Clone for Connector<M, X> {
+impl<M> Clone for Connector<M> {
     fn clone(&self) -> Self {
-        Self { mechanism: Arc::clone(&self.mechanism), timeout: self.timeout, inspect: self.inspect.clone() }
+        Self {
+            mechanism: Arc::clone(&self.mechanism),
+            timeout: self.timeout,
+            failures: self.failures.clone(),
+        }
     }
 }
 
-impl<M: fmt::Debug, X> fmt::Debug for Connector<M, X> {
+impl<M: fmt::Debug> fmt::Debug for Connector<M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Connector")
             .field("mechanism", &self.mechanism)

@@ -1,4 +1,4 @@
-//! The clock: tokio's, which is monotonic. The time of day has no say in anything.
+//! Helpers for tokio's monotonic clock. The time of day is not used anywhere.
 
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
@@ -7,16 +7,16 @@ use std::time::Duration;
 use tokio::task::coop::unconstrained;
 use tokio::time::{Instant, Sleep};
 
-/// A moment so far away that it does not matter, for those that can't be expressed.
-const FAR: Duration = Duration::from_secs(30 * 365 * 24 * 60 * 60);
+/// The longest supported duration. A longer one could overflow `Instant`.
+const MAX_DURATION: Duration = Duration::from_secs(30 * 365 * 24 * 60 * 60);
 
-/// The moment that is `duration` from `now`.
+/// Returns `now` plus `duration`, without overflow.
 pub(crate) fn after(now: Instant, duration: Duration) -> Instant {
-    now + duration.min(FAR)
+    now + duration.min(MAX_DURATION)
 }
 
-/// Whether the time is up, also when the task has used up its budget: a peer that floods sees to that, and the timer on
-/// its own would then say that it is not.
+/// Polls a timer outside of tokio's task budget. A peer that sends without pause exhausts the budget, and the timer
+/// would then stay pending although its time has passed.
 pub(crate) fn poll_timer(timer: Pin<&mut Sleep>, cx: &mut Context<'_>) -> Poll<()> {
     pin!(unconstrained(timer)).poll(cx)
 }

@@ -1,7 +1,5 @@
-//! Who may try: the cap, the share of a source, shedding and penalties, and that a slot always comes back.
+//! Admission control: the cap, the limit of a source, eviction and penalties, and that every slot is released.
 #![cfg(feature = "net")]
-
-mod support;
 
 use std::convert::Infallible;
 use std::io;
@@ -10,42 +8,45 @@ use std::pin::pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use HandshakeErrorKind::{OverShare, Overloaded, Penalized, Shed, TimedOut};
+use HandshakeErrorKind::{Evicted, Overloaded, SourceLimit, Throttled, TimedOut};
 use futures::FutureExt as _;
-use support::{acceptor, answer_by_hand, connector, polled_in_turn, read_array, read_verdict, ring};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{advance, sleep};
 use tokio_util::sync::CancellationToken;
 use tower::{Layer as _, Service, ServiceBuilder, service_fn};
-use tower_challenge::admission::{Admission, AdmissionBuilder, Penalties};
-use tower_challenge::transport::TransportInfo;
+use tower_challenge::admission::{Admission, AdmissionBuilder, AdmissionError, Penalties};
+use tower_challenge::transport::{TransportInfo, WithInfo};
 use tower_challenge::{
     AcceptError, Acceptor, Authenticated, ChallengeLayer, Connection, HandshakeError, HandshakeErrorKind,
     Identity, one_way, serve,
 };
 
+use crate::support::{
+    REFUSED, acceptor, answer_by_hand, connector, hmac_md5, polled_in_turn, read_array, read_verdict, ring,
+};
+
 type Io = Connection<DuplexStream>;
 type Stream = Authenticated<Io, Identity>;
 
-/// The two ends of a connection from 192.0.2.`last`.
+/// Creates both ends of a connection from 192.0.2.`last`.
 fn from(last: u8) -> (DuplexStream, Io) {
     from_ip([192, 0, 2, last])
 }
 
 fn from_ip(ip: impl Into<IpAddr>) -> (DuplexStream, Io) {
     let (client, server) = duplex(256);
-    (client, Connection::new(server, SocketAddr::new(ip.into(), 4711), CancellationToken::new()))
+    (client, Connection::new(server, SocketAddr::new(ip.into(), 4711), &CancellationToken::new()))
 }
 
 fn limited(max_pending: usize, max_per_source: usize) -> AdmissionBuilder {
     Admission::builder().max_pending(max_pending).max_per_source(max_per_source)
 }
 
-/// An acceptor, and what it admits.
+/// Creates an acceptor and returns its admission control with it.
 fn guarded(builder: AdmissionBuilder) -> (Acceptor<one_way::Server>, Admission) {
-    let admission = builder.build();
+    let admission = builder.build().unwrap();
     (acceptor(&["key"]).admission(admission.clone()), admission)
 }
 
@@ -53,34 +54,46 @@ fn kind<T>(outcome: Option<Result<T, HandshakeError>>) -> Option<HandshakeErrorK
     outcome?.err().map(|error| error.kind())
 }
 
-/// Closed without a byte.
+/// Waits for the end of the stream. Returns whether nothing was sent before.
 async fn is_closed(client: &mut DuplexStream) -> bool {
     client.read(&mut [0]).await.unwrap() == 0
 }
 
 #[tokio::test(start_paused = true)]
-async fn beyond_its_share_a_source_is_refused_without_a_byte() {
-    let (acceptor, admission) = guarded(limited(10, 2));
-    let ((_first, first), (_second, second)) = (from(1), from(1));
-    let mut pending = [pin!(acceptor.accept(first)), pin!(acceptor.accept(second))];
+async fn source_at_its_limit_is_closed_without_a_byte() {
+    let (acceptor, admission) = guarded(limited(4, 2));
+    let ((_first, first), (_second, second), (_other, other)) = (from(1), from(1), from(3));
+    let mut pending =
+        [pin!(acceptor.accept(first)), pin!(acceptor.accept(second)), pin!(acceptor.accept(other))];
     assert!(pending.iter_mut().all(|accept| accept.as_mut().now_or_never().is_none()));
 
     let (mut client, io) = from(1);
-    assert_eq!(kind(acceptor.accept(io).now_or_never()), Some(OverShare));
+    assert_eq!(kind(acceptor.accept(io).now_or_never()), Some(SourceLimit));
     assert!(is_closed(&mut client).await);
-    assert_eq!(admission.pending(), 2);
+    assert_eq!(admission.pending(), 3);
 
-    // Another source, and the same one once a place is free.
+    // Another source is admitted, and so is the same source when one of its slots is free.
     let (client, io) = from(2);
     tokio::try_join!(connector("key").connect(client), acceptor.accept(io)).unwrap();
-    let [first, _second] = pending;
+    let [first, _second, _other] = pending;
     first.await.unwrap_err();
     let (client, io) = from(1);
     tokio::try_join!(connector("key").connect(client), acceptor.accept(io)).unwrap();
 }
 
+/// A burst of legitimate clients behind one address.
 #[tokio::test(start_paused = true)]
-async fn where_the_cap_is_full_the_newcomer_is_let_in_and_the_largest_source_gives_way() {
+async fn source_limit_does_not_apply_while_a_quarter_of_the_slots_is_free() {
+    let (acceptor, admission) = guarded(limited(8, 2));
+    let (_clients, ios): (Vec<_>, Vec<_>) = (0..6).map(|_| from(1)).unzip();
+    let mut pending: Vec<_> = ios.into_iter().map(|io| Box::pin(acceptor.accept(io))).collect();
+    assert!(pending.iter_mut().all(|accept| accept.now_or_never().is_none()));
+    assert_eq!(admission.pending(), 6);
+    assert_eq!(kind(acceptor.accept(from(1).1).now_or_never()), Some(SourceLimit));
+}
+
+#[tokio::test(start_paused = true)]
+async fn evicts_oldest_of_heaviest_source_at_capacity() {
     let (acceptor, admission) = guarded(limited(3, 3));
     let arrivals = [from(1), from(1), from(2)];
     let (mut clients, ios): (Vec<_>, Vec<_>) = arrivals.into_iter().unzip();
@@ -91,27 +104,27 @@ async fn where_the_cap_is_full_the_newcomer_is_let_in_and_the_largest_source_giv
     let (client, io) = from(3);
     tokio::try_join!(connector("key").connect(client), acceptor.accept(io)).unwrap();
     let outcomes: Vec<_> = pending.iter_mut().map(|accept| kind(accept.now_or_never())).collect();
-    assert_eq!(outcomes, [Some(Shed), None, None]);
+    assert_eq!(outcomes, [Some(Evicted), None, None]);
     assert_eq!(admission.pending(), 2);
     assert_eq!(clients[0].read_to_end(&mut Vec::new()).await.unwrap(), 32, "challenged, then closed");
 }
 
-/// A task that is shed is woken for it, and by nothing else.
+/// Nothing but the eviction wakes the task.
 #[tokio::test]
-async fn a_shed_handshake_ends_at_once() {
+async fn eviction_wakes_the_task_of_the_handshake() {
     let (acceptor, admission) = guarded(limited(1, 1));
     let (mut client, io) = from(1);
     let pending = tokio::spawn(acceptor.accept(io));
     read_array::<32>(&mut client).await;
     let (_client, io) = from(2);
     let _newcomer = acceptor.accept(io);
-    assert_eq!(pending.await.unwrap().unwrap_err().kind(), Shed);
+    assert_eq!(pending.await.unwrap().unwrap_err().kind(), Evicted);
     assert_eq!(admission.pending(), 1);
 }
 
-/// What has proven itself counts until the inner service is called, and is not shed.
+/// An authenticated peer occupies its slot until the inner service is called, and is not evicted.
 #[tokio::test(start_paused = true)]
-async fn who_waits_for_the_service_is_pending_and_stays() {
+async fn authenticated_peer_keeps_its_slot_while_the_service_is_not_ready() {
     #[derive(Clone)]
     struct ReadyWhen<F>(F);
 
@@ -131,7 +144,7 @@ async fn who_waits_for_the_service_is_pending_and_stays() {
 
     let (ready, is_ready) = oneshot::channel::<()>();
     let is_ready = is_ready.shared();
-    let admission = limited(2, 2).build();
+    let admission = limited(2, 2).build().unwrap();
     let layer = ChallengeLayer::new(one_way::Server::new(ring(&["key"]))).admission(admission.clone());
     let mut service = layer.layer(ReadyWhen(is_ready));
     let mut waiting = Vec::new();
@@ -141,7 +154,7 @@ async fn who_waits_for_the_service_is_pending_and_stays() {
         let connected = connector("key").connect(client);
         tokio::select! {
             connected = connected => drop(connected.unwrap()),
-            _ = &mut response => unreachable!("it waits"),
+            _ = &mut response => unreachable!("the inner service is not ready"),
         }
         assert!(response.as_mut().now_or_never().is_none());
         waiting.push(response);
@@ -153,7 +166,7 @@ async fn who_waits_for_the_service_is_pending_and_stays() {
     assert!(matches!(refused, Err(AcceptError::Handshake(error)) if error.kind() == Overloaded));
     assert_eq!(admission.pending(), 2);
 
-    // Called, and nobody's business any more.
+    // The inner service is called, which releases the slots.
     ready.send(()).unwrap();
     for response in &mut waiting {
         assert!(response.as_mut().now_or_never().is_none());
@@ -162,78 +175,106 @@ async fn who_waits_for_the_service_is_pending_and_stays() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_refused_peer_counts_until_it_is_gone() {
+async fn lingering_peer_counts_towards_the_cap_and_not_the_source_limit() {
+    let (acceptor, admission) = guarded(limited(3, 1));
+    let (mut client, io) = from(1);
+    let refused = tokio::spawn(acceptor.accept(io));
+    answer_by_hand(&mut client, "wrong").await;
+    assert_eq!(read_verdict(&mut client).await, REFUSED);
+    assert_eq!(admission.pending(), 1, "the server waits for the peer's close");
+    let _others =
+        [admission.admit(Some([192, 0, 2, 2].into())), admission.admit(Some([192, 0, 2, 3].into()))];
+    assert_eq!(admission.pending(), 3);
+    // The cap is reached, and the lingering peer is the first to be evicted. It is still reported as refused.
+    let (_client, io) = from(1);
+    let mut accept = pin!(acceptor.accept(io));
+    assert!(accept.as_mut().now_or_never().is_none());
+    assert_eq!(refused.await.unwrap().unwrap_err().kind(), HandshakeErrorKind::Refused);
+    assert_eq!(admission.pending(), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn lingering_peer_releases_its_slot_when_it_closes() {
     let (acceptor, admission) = guarded(limited(10, 1));
     let (mut client, io) = from(1);
     let refused = tokio::spawn(acceptor.accept(io));
     answer_by_hand(&mut client, "wrong").await;
-    assert_eq!(read_verdict(&mut client).await, support::REFUSED);
-    assert_eq!(admission.pending(), 1, "it lingers");
-    assert_eq!(kind(acceptor.accept(from(1).1).now_or_never()), Some(OverShare));
+    assert_eq!(read_verdict(&mut client).await, REFUSED);
+    assert_eq!(admission.pending(), 1, "the server waits for the peer's close");
     drop(client);
     refused.await.unwrap().unwrap_err();
     assert_eq!(admission.pending(), 0);
 }
 
-/// Over a pipe of one byte, polled in turn and dropped after any number of polls.
+/// Runs over a pipe of one byte and drops both sides after every possible number of polls.
 #[test]
-fn a_slot_comes_back_wherever_a_handshake_is_dropped() {
+fn dropping_a_handshake_at_any_await_releases_its_slot() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let _entered = runtime.enter();
     for client_key in ["key", "wrong"] {
         let (acceptor, admission) = guarded(limited(1, 1));
-        let mut service = ChallengeLayer::from_acceptor(acceptor)
-            .inspect(|_: &DuplexStream| TransportInfo::new().peer_addr(([192, 0, 2, 1], 7).into()))
-            .layer(service_fn(async |_: Authenticated<DuplexStream, Identity>| {
+        let mut service = ChallengeLayer::from_acceptor(acceptor).layer(service_fn(
+            async |_: Authenticated<WithInfo<DuplexStream>, Identity>| {
                 tokio::task::yield_now().await;
                 Ok::<_, Infallible>(())
-            }));
+            },
+        ));
         let steps = (0..500).find(|&steps| {
             let (client, server) = duplex(1);
-            let mut accept = pin!(service.call(server));
+            let info = TransportInfo::new().peer_addr(([192, 0, 2, 1], 7).into());
+            let mut accept = pin!(service.call(WithInfo::new(server, info)));
             let done = polled_in_turn(connector(client_key).connect(client), accept.as_mut(), steps);
             assert!(admission.pending() <= 1);
             done
         });
-        assert!(steps.expect("it ends") > 100, "each at another await");
+        assert!(steps.expect("the handshake completes") > 100, "each run ends at another await");
         assert_eq!(admission.pending(), 0);
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn penalties_add_up_and_are_served() {
+async fn penalties_add_up_and_expire() {
     let penalties = Penalties::new().timed_out(Duration::from_secs(20)).threshold(Duration::from_secs(25));
     let (acceptor, admission) =
         guarded(limited(10, 10).penalties(penalties).exempt("198.51.100.0/24".parse().unwrap()));
     for ip in [[198, 51, 100, 1], [192, 0, 2, 1]] {
-        assert_eq!(admission.penalized(), 0);
+        assert_eq!(admission.throttled(), 0);
         for _ in 0..2 {
             let (_client, io) = from_ip(ip);
             assert_eq!(acceptor.accept(io).await.unwrap_err().kind(), TimedOut);
         }
     }
-    // 20 s, and 10 s later 10 + 20: for the one that is not exempt.
-    assert_eq!(admission.penalized(), 1);
+    // 20 s, and 10 s later 10 s + 20 s: for the source that is not exempt.
+    assert_eq!(admission.throttled(), 1);
     let (mut client, io) = from(1);
-    assert_eq!(kind(acceptor.accept(io).now_or_never()), Some(Penalized));
+    assert_eq!(kind(acceptor.accept(io).now_or_never()), Some(Throttled));
     assert!(is_closed(&mut client).await);
     advance(Duration::from_secs(29)).await;
-    assert_eq!(admission.penalized(), 1);
+    assert_eq!(admission.throttled(), 1);
     advance(Duration::from_secs(1)).await;
-    assert_eq!(admission.penalized(), 0);
+    assert_eq!(admission.throttled(), 0);
     let (client, io) = from(1);
     tokio::try_join!(connector("key").connect(client), acceptor.accept(io)).unwrap();
 }
 
-/// Whoever closes or talks nonsense is penalized as well; whom the server could not serve is not.
+/// An early close, a malformed message and a handshake that the caller abandons add a penalty. A probe and a failure on
+/// the server's side do not.
 #[tokio::test(start_paused = true)]
-async fn what_is_penalized() {
+async fn failures_that_add_a_penalty() {
     let penalties = || Penalties::new().threshold(Duration::ZERO);
     let (acceptor, admission) = guarded(limited(10, 10).penalties(penalties()));
-    let (client, io) = from(1);
+    let (mut client, io) = from(1);
+    let accept = tokio::spawn(acceptor.accept(io));
+    read_array::<32>(&mut client).await;
+    client.write_all(b"x").await.unwrap();
     drop(client);
-    acceptor.accept(io).await.unwrap_err();
-    assert_eq!(admission.penalized(), 1);
+    assert_eq!(accept.await.unwrap().unwrap_err().kind(), HandshakeErrorKind::UnexpectedEof);
+    assert_eq!(admission.throttled(), 1);
+
+    let (client, io) = from(5);
+    drop(client);
+    assert_eq!(acceptor.accept(io).await.unwrap_err().kind(), HandshakeErrorKind::Probe);
+    assert_eq!(admission.throttled(), 1);
 
     let (client, io) = from(2);
     let stopping = io.shutdown_token().clone();
@@ -241,21 +282,21 @@ async fn what_is_penalized() {
     stopping.cancel();
     assert_eq!(accept.await.unwrap_err().kind(), HandshakeErrorKind::ShuttingDown);
     drop(client);
-    assert_eq!(admission.penalized(), 1);
+    assert_eq!(admission.throttled(), 1);
 
-    // Dropped by whoever runs it: nobody knows why.
+    // Otherwise a timeout around the handshake would make failures free.
     let (_client, io) = from(3);
     drop(acceptor.accept(io));
-    assert_eq!(admission.penalized(), 1);
+    assert_eq!(admission.throttled(), 2);
 
-    // In a handshake of another kind, before this one.
+    // The failure of another handshake that came before.
     let slot = acceptor.admit(Some([192, 0, 2, 4].into())).unwrap();
     slot.failed(HandshakeErrorKind::Malformed);
-    assert_eq!((admission.penalized(), admission.pending()), (2, 0));
+    assert_eq!((admission.throttled(), admission.pending()), (3, 0));
 }
 
 #[tokio::test]
-async fn a_slot_can_be_had_before_there_is_a_stream() {
+async fn slot_can_be_taken_before_there_is_a_stream() {
     let (acceptor, admission) = guarded(limited(1, 1));
     let slot = acceptor.admit(Some([192, 0, 2, 1].into())).unwrap();
     let (client, io) = from(1);
@@ -264,27 +305,27 @@ async fn a_slot_can_be_had_before_there_is_a_stream() {
     assert_eq!(admission.pending(), 0);
 
     let mut slot = acceptor.admit(Some([192, 0, 2, 1].into())).unwrap();
-    assert!(slot.revoked().now_or_never().is_none());
+    assert!(slot.evicted().now_or_never().is_none());
     let _newcomer = acceptor.admit(Some([192, 0, 2, 2].into())).unwrap();
-    slot.revoked().await;
+    slot.evicted().await;
 }
 
 #[tokio::test]
-async fn one_admission_can_guard_several_acceptors() {
-    let (first, admission) = guarded(limited(10, 1));
+async fn several_acceptors_share_one_admission() {
+    let (first, admission) = guarded(limited(1, 1));
     let second = acceptor(&["other"]).admission(admission.clone());
     let (_client, io) = from(1);
     let _pending = first.accept(io);
-    assert_eq!(kind(second.accept(from(1).1).now_or_never()), Some(OverShare));
+    assert_eq!(kind(second.accept(from(1).1).now_or_never()), Some(SourceLimit));
     assert!(kind(second.accept(from(2).1).now_or_never()).is_none());
 }
 
 #[tokio::test]
-async fn a_bare_socket_knows_its_source() {
-    let (acceptor, _) = guarded(limited(10, 1));
+async fn bare_tcp_stream_reports_its_source() {
+    let (acceptor, _) = guarded(limited(2, 1));
     let listener = TcpListener::bind("[::]:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
-    // Through a dual-stack listener, where IPv4 looks like IPv6 of one and the same prefix.
+    // A dual-stack listener reports IPv4 addresses as IPv6 addresses that share one prefix.
     let mut clients = Vec::new();
     let mut pending = Vec::new();
     for source in ["127.0.0.2", "127.0.0.3"] {
@@ -295,7 +336,7 @@ async fn a_bare_socket_knows_its_source() {
     }
     clients.push(connect_from("127.0.0.2", ([127, 0, 0, 1], port).into()).await);
     let io = listener.accept().await.unwrap().0;
-    assert_eq!(kind(acceptor.accept(io).now_or_never()), Some(OverShare));
+    assert_eq!(kind(acceptor.accept(io).now_or_never()), Some(SourceLimit));
 }
 
 async fn connect_from(source: &str, to: SocketAddr) -> TcpStream {
@@ -304,20 +345,20 @@ async fn connect_from(source: &str, to: SocketAddr) -> TcpStream {
     socket.connect(to).await.unwrap()
 }
 
-/// A server over real sockets whose handler does as it is told, and fails or panics.
+/// An inner service that echoes a byte, panics if the byte is `p`, and fails in `poll_ready` if configured so.
 #[derive(Clone)]
-struct Moody {
+struct Faulty {
     fails_when_ready: bool,
 }
 
-impl Service<Authenticated<Connection<TcpStream>, Identity>> for Moody {
+impl Service<Authenticated<Connection<TcpStream>, Identity>> for Faulty {
     type Response = ();
     type Error = io::Error;
     type Future = futures::future::BoxFuture<'static, io::Result<()>>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.fails_when_ready {
-            return Poll::Ready(Err(io::Error::other("as it was told")));
+            return Poll::Ready(Err(io::Error::other("requested failure")));
         }
         Poll::Ready(Ok(()))
     }
@@ -325,25 +366,25 @@ impl Service<Authenticated<Connection<TcpStream>, Identity>> for Moody {
     fn call(&mut self, mut stream: Authenticated<Connection<TcpStream>, Identity>) -> Self::Future {
         Box::pin(async move {
             match stream.read_u8().await? {
-                b'p' => panic!("as it was told"),
+                b'p' => panic!("requested panic"),
                 byte => stream.write_u8(byte).await,
             }
         })
     }
 }
 
-async fn start(admission: &Admission, service: Moody) -> (SocketAddr, mpsc::UnboundedReceiver<String>) {
+async fn start(admission: &Admission, service: Faulty) -> (SocketAddr, mpsc::UnboundedReceiver<String>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();
     let layer = ChallengeLayer::new(one_way::Server::new(ring(&["key"]))).admission(admission.clone());
-    let (told, tell) = mpsc::unbounded_channel();
+    let (report, reports) = mpsc::unbounded_channel();
     let server = serve(listener, ServiceBuilder::new().layer(layer).service(service))
-        .on_error(move |error| told.send(error.to_string()).unwrap_or_default());
+        .on_error(move |error| report.send(error.to_string()).unwrap_or_default());
     tokio::spawn(server.into_future());
-    (addr, tell)
+    (addr, reports)
 }
 
-async fn greet(addr: SocketAddr, byte: u8) -> io::Result<u8> {
+async fn echo(addr: SocketAddr, byte: u8) -> io::Result<u8> {
     let mut stream =
         connector("key").connect(TcpStream::connect(addr).await?).await.map_err(io::Error::other)?;
     stream.write_u8(byte).await?;
@@ -351,47 +392,48 @@ async fn greet(addr: SocketAddr, byte: u8) -> io::Result<u8> {
 }
 
 #[tokio::test]
-async fn a_reset_after_any_byte_leaves_nothing() {
+async fn reset_after_any_byte_releases_the_slot() {
     let admission = Admission::default();
-    let (addr, mut tell) = start(&admission, Moody { fails_when_ready: false }).await;
+    let (addr, mut reports) = start(&admission, Faulty { fails_when_ready: false }).await;
     for len in 0..=17 {
         let mut client = TcpStream::connect(addr).await.unwrap();
         let nonce = read_array::<32>(&mut client).await;
-        let mut answer = support::hmac_md5(b"key", &nonce).to_vec();
+        let mut answer = hmac_md5(b"key", &nonce).to_vec();
         answer.push(b'x');
         client.write_all(&answer[..len]).await.unwrap();
         client.set_zero_linger().unwrap();
         drop(client);
         if len < 16 {
-            let said = tell.recv().await.unwrap();
-            assert!(said.ends_with("peer closed before the handshake was over"), "{len}: {said}");
+            let report = reports.recv().await.unwrap();
+            let before = if len == 0 { "the peer sent anything" } else { "the handshake completed" };
+            assert!(report.contains(&format!("connection closed before {before}: ")), "{len}: {report}");
         }
     }
-    assert_eq!(greet(addr, b'a').await.unwrap(), b'a');
+    assert_eq!(echo(addr, b'a').await.unwrap(), b'a');
     assert_eq!(admission.pending(), 0);
 }
 
 #[tokio::test]
-async fn a_service_that_panics_or_fails_leaves_nothing() {
+async fn panic_or_error_of_the_service_releases_the_slot() {
     let admission = Admission::default();
-    let (addr, mut tell) = start(&admission, Moody { fails_when_ready: false }).await;
-    assert!(greet(addr, b'p').await.is_err());
-    assert!(tell.recv().await.unwrap().contains("panicked"));
-    assert_eq!(greet(addr, b'a').await.unwrap(), b'a');
+    let (addr, mut reports) = start(&admission, Faulty { fails_when_ready: false }).await;
+    assert!(echo(addr, b'p').await.is_err());
+    assert!(reports.recv().await.unwrap().ends_with("the service panicked: requested panic"));
+    assert_eq!(echo(addr, b'a').await.unwrap(), b'a');
     assert_eq!(admission.pending(), 0);
 
-    let (addr, mut tell) = start(&admission, Moody { fails_when_ready: true }).await;
-    assert!(greet(addr, b'a').await.is_err());
-    assert!(tell.recv().await.unwrap().ends_with("the service of an authenticated peer failed"));
+    let (addr, mut reports) = start(&admission, Faulty { fails_when_ready: true }).await;
+    assert!(echo(addr, b'a').await.is_err());
+    assert!(reports.recv().await.unwrap().ends_with(": requested failure"));
     assert_eq!(admission.pending(), 0);
 }
 
-/// A service whose very `call` panics, in which the stream goes down with it.
+/// The stream is dropped while `call` unwinds.
 #[tokio::test]
-async fn a_call_that_panics_leaves_nothing() {
+async fn panic_in_call_releases_the_slot() {
     let (acceptor, admission) = guarded(limited(1, 1));
     let service = ChallengeLayer::from_acceptor(acceptor).layer(service_fn(|_: Stream| {
-        assert!(std::hint::black_box(false), "as it was told");
+        assert!(std::hint::black_box(false), "requested panic");
         std::future::ready(Ok::<_, Infallible>(()))
     }));
     for _ in 0..2 {
@@ -405,7 +447,7 @@ async fn a_call_that_panics_leaves_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn in_a_flood_every_silent_peer_is_gone_at_the_deadline() {
+async fn silent_peers_are_all_timed_out_at_the_deadline() {
     let (acceptor, admission) = guarded(limited(1_000, 250));
     let mut pending = tokio::task::JoinSet::new();
     let mut clients = Vec::new();
@@ -421,9 +463,10 @@ async fn in_a_flood_every_silent_peer_is_gone_at_the_deadline() {
     assert!(pending.join_all().await.into_iter().all(|outcome| outcome.unwrap_err().kind() == TimedOut));
 }
 
-/// Its proof was there before it was told to go, and it has been told that it is in: it waits, and counts.
+/// If the proof arrived before the eviction was observed, the peer is accepted. It then waits for the service and
+/// occupies a slot.
 #[tokio::test(start_paused = true)]
-async fn who_was_shed_too_late_counts_again() {
+async fn proof_that_arrives_before_the_eviction_is_observed_wins() {
     #[derive(Clone)]
     struct Never;
 
@@ -447,7 +490,7 @@ async fn who_was_shed_too_late_counts_again() {
     let mut waiting = Box::pin(service.call(io));
     assert!(waiting.as_mut().now_or_never().is_none());
     answer_by_hand(&mut client, "key").await;
-    // Before it is polled again.
+    // Evicts the handshake before it is polled again.
     let newcomer = admission.admit(Some([192, 0, 2, 2].into())).unwrap();
     assert!(waiting.as_mut().now_or_never().is_none());
     assert_eq!(admission.pending(), 2);
@@ -458,71 +501,120 @@ async fn who_was_shed_too_late_counts_again() {
 }
 
 #[tokio::test]
-async fn a_place_that_was_revoked_is_of_no_use_any_more() {
+async fn accept_with_a_revoked_slot_fails() {
     let (acceptor, _) = guarded(limited(1, 1));
     let mut slot = acceptor.admit(Some([192, 0, 2, 1].into())).unwrap();
     let _other = acceptor.admit(Some([192, 0, 2, 2].into())).unwrap();
-    slot.revoked().await;
-    slot.revoked().await;
+    slot.evicted().await;
+    slot.evicted().await;
     let (_client, io) = from(1);
-    assert_eq!(acceptor.accept_admitted(io, slot).await.unwrap_err().kind(), Shed);
+    assert_eq!(acceptor.accept_admitted(io, slot).await.unwrap_err().kind(), Evicted);
 }
 
-/// TLS, say: in time, and with the penalties that the handshake would have.
+/// A handshake that comes before, such as that of TLS, gets a deadline and the same penalties.
 #[tokio::test(start_paused = true)]
-async fn another_handshake_before_this_one_is_guarded() {
-    let penalties = Penalties::new().threshold(Duration::ZERO).shed(Duration::from_secs(1));
+async fn slot_guards_an_earlier_handshake() {
+    let penalties = Penalties::new().threshold(Duration::ZERO).evicted(Duration::from_secs(1));
     let (acceptor, admission) = guarded(limited(1, 1).penalties(penalties));
     let admit = |last| acceptor.admit(Some([192, 0, 2, last].into())).unwrap();
     let second = Duration::from_secs(1);
 
     let done = async { Ok::<_, io::Error>(7) };
     let (seven, slot) = admit(1).guard(second, done).await.unwrap();
-    assert_eq!((seven, admission.pending(), admission.penalized()), (7, 1, 0));
-    drop(slot);
+    assert_eq!((seven, admission.pending(), admission.throttled()), (7, 1, 0));
+    slot.release();
 
     let failed = async { Err::<(), _>(io::Error::from(io::ErrorKind::InvalidData)) };
     let error = admit(2).guard(second, failed).await.unwrap_err();
     assert_eq!(error.kind(), HandshakeErrorKind::Malformed);
     let endless = || std::future::pending::<io::Result<()>>();
     assert_eq!(admit(3).guard(second, endless()).await.unwrap_err().kind(), TimedOut);
-    assert_eq!((admission.pending(), admission.penalized()), (0, 2));
+    assert_eq!((admission.pending(), admission.throttled()), (0, 2));
 
     let guarded = admit(4).guard(second, endless());
     let newcomer = admit(5);
-    assert_eq!(guarded.await.unwrap_err().kind(), Shed);
-    drop(newcomer);
-    assert_eq!((admission.pending(), admission.penalized()), (0, 3));
+    assert_eq!(guarded.await.unwrap_err().kind(), Evicted);
+    newcomer.release();
+    assert_eq!((admission.pending(), admission.throttled()), (0, 3));
 }
 
-/// To hold a place without a break for a tenth of what it costs to be timed out.
+/// Otherwise a source could occupy slots without a break for a tenth of the penalty of a timeout.
 #[tokio::test(start_paused = true)]
-async fn who_goes_just_before_the_deadline_is_kept_out_as_well() {
-    let (acceptor, admission) = guarded(limited(100, 100).penalties(Penalties::new()));
-    let (clients, ios): (Vec<_>, Vec<_>) = (0..2).map(|_| from(1)).unzip();
-    let pending: Vec<_> = ios.into_iter().map(|io| tokio::spawn(acceptor.accept(io))).collect();
-    sleep(Duration::from_millis(9_900)).await;
-    drop(clients);
-    for accept in pending {
-        assert_eq!(accept.await.unwrap().unwrap_err().kind(), HandshakeErrorKind::ClosedEarly);
+async fn closing_just_before_the_deadline_is_penalized_like_a_timeout() {
+    for (sent, expected) in [(&b""[..], HandshakeErrorKind::Probe), (b"x", HandshakeErrorKind::UnexpectedEof)]
+    {
+        let (acceptor, admission) = guarded(limited(100, 100).penalties(Penalties::new()));
+        let (mut clients, ios): (Vec<_>, Vec<_>) = (0..2).map(|_| from(1)).unzip();
+        let pending: Vec<_> = ios.into_iter().map(|io| tokio::spawn(acceptor.accept(io))).collect();
+        for client in &mut clients {
+            client.write_all(sent).await.unwrap();
+        }
+        sleep(Duration::from_millis(9_900)).await;
+        drop(clients);
+        for accept in pending {
+            assert_eq!(accept.await.unwrap().unwrap_err().kind(), expected);
+        }
+        assert_eq!(admission.throttled(), 1);
     }
-    assert_eq!(admission.penalized(), 1);
 }
 
-/// A store that is down must not keep friends out when it is up again.
+/// Otherwise an outage of the key store would still lock out legitimate clients after it is over.
 #[cfg(feature = "mutual")]
 #[tokio::test(start_paused = true)]
-async fn a_key_that_is_not_looked_up_in_time_is_not_the_peer_s_fault() {
+async fn timeout_of_the_key_source_adds_no_penalty() {
     use tower_challenge::mutual::{Audience, Client, Server};
     use tower_challenge::{Connector, KeyEntry, KeyStore};
 
     let store = KeyStore::new(|_| std::future::pending::<io::Result<Vec<KeyEntry>>>());
-    let admission = Admission::builder().penalties(Penalties::new().threshold(Duration::ZERO)).build();
+    let (_, admission) = guarded(Admission::builder().penalties(Penalties::new().threshold(Duration::ZERO)));
     let audience = Audience::unspecified();
     let acceptor = Acceptor::new(Server::new(store, audience.clone())).admission(admission.clone());
-    let client = Client::new("k", &support::key("0123456789abcdef"), audience).unwrap();
+    let client = Client::new("k", &crate::support::key("0123456789abcdef"), audience).unwrap();
     let (io, server) = from(1);
     let (accepted, _) = tokio::join!(acceptor.accept(server), Connector::new(client).connect(io));
     assert_eq!(accepted.unwrap_err().kind(), HandshakeErrorKind::KeySource);
-    assert_eq!(admission.penalized(), 0);
+    assert_eq!(admission.throttled(), 0);
+}
+
+/// A peer that uses up the deadline itself does not escape the penalty with a proof at its very end.
+#[cfg(feature = "mutual")]
+#[tokio::test(start_paused = true)]
+async fn proof_just_before_the_deadline_does_not_escape_the_penalty() {
+    use tower_challenge::mutual::{Audience, Client, Server};
+    use tower_challenge::{Connector, KeyEntry, KeyStore};
+
+    let store = KeyStore::new(|_| std::future::pending::<io::Result<Vec<KeyEntry>>>());
+    let (_, admission) = guarded(Admission::builder().penalties(Penalties::new().threshold(Duration::ZERO)));
+    let audience = Audience::unspecified();
+    let acceptor = Acceptor::new(Server::new(store, audience.clone())).admission(admission.clone());
+    let client = Client::new("k", &crate::support::key("0123456789abcdef"), audience).unwrap();
+    let (io, server) = from(1);
+    let late = async {
+        sleep(Duration::from_millis(9_900)).await;
+        Connector::new(client).connect(io).await
+    };
+    let (accepted, _) = tokio::join!(acceptor.accept(server), late);
+    assert_eq!(accepted.unwrap_err().kind(), TimedOut);
+    assert_eq!(admission.throttled(), 1);
+}
+
+#[test]
+fn invalid_settings_are_errors_of_build() {
+    let builder = Admission::builder;
+    for (builder, error) in [
+        (builder().max_pending(0), AdmissionError::ZeroLimit("max_pending")),
+        (builder().max_per_source(0), AdmissionError::ZeroLimit("max_per_source")),
+        (
+            builder().penalties(Penalties::new().max_sources(0)),
+            AdmissionError::ZeroLimit("Penalties::max_sources"),
+        ),
+        (builder().prefix_lengths(33, 64), AdmissionError::PrefixLengths { v4: 33, v6: 64 }),
+        (builder().prefix_lengths(32, 129), AdmissionError::PrefixLengths { v4: 32, v6: 129 }),
+    ] {
+        assert_eq!(builder.build().unwrap_err(), error);
+        // `main` prints the `Debug` form.
+        assert_eq!(format!("{error:?}"), error.to_string());
+    }
+    builder().max_pending(1).max_per_source(1).prefix_lengths(0, 0).build().unwrap();
+    builder().prefix_lengths(32, 128).build().unwrap();
 }

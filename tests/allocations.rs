@@ -1,4 +1,4 @@
-//! How often the heap is asked: never by the state machines, for the two buffers of `Framed` by the driver.
+//! Counts heap allocations: the state machines do not allocate, the driver allocates the two buffers of `Framed`.
 
 mod support;
 
@@ -13,23 +13,23 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
 use tower_challenge::mechanism::{self, Handshake as _, Input, Mechanism as _, Step};
 use tower_challenge::one_way;
 
-/// Counts what the thread that asks allocates.
+/// Counts the allocations of the current thread.
 struct Counting;
 
 thread_local! {
     static ALLOCATIONS: Cell<usize> = const { Cell::new(0) };
 }
 
-// SAFETY: all is left to the system's allocator; counting touches a thread-local cell that needs no allocation itself.
+// SAFETY: everything is forwarded to the system's allocator. The counter is a thread-local cell that does not allocate.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         let _ = ALLOCATIONS.try_with(|count| count.set(count.get() + 1));
-        // SAFETY: the caller's promise, passed on.
+        // SAFETY: the caller upholds the same contract.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
-        // SAFETY: the caller's promise, passed on.
+        // SAFETY: the caller upholds the same contract.
         unsafe { System.dealloc(ptr, layout) }
     }
 }
@@ -44,12 +44,12 @@ fn allocations<T>(f: impl FnOnce() -> T) -> (usize, T) {
 }
 
 #[test]
-fn the_counter_counts() {
+fn counter_counts() {
     assert_eq!(allocations(|| (Box::new(1), vec![2])).0, 2);
 }
 
 #[test]
-fn the_state_machines_do_not_allocate() {
+fn state_machines_of_one_way_do_not_allocate() {
     let client = one_way::Client::new(&key("b"));
     let server = one_way::Server::new(ring(&["a", "b", "c"]));
     let (count, peer) = allocations(|| {
@@ -74,13 +74,12 @@ fn the_state_machines_do_not_allocate() {
     assert_eq!(count, 0);
 }
 
-/// With the lookup of a key by its id in between, of one that there is and of one that there is not.
+/// Includes the lookup of a known and of an unknown key id.
 #[cfg(feature = "mutual")]
 #[test]
-fn the_state_machines_of_mutual_do_not_allocate() {
+fn state_machines_of_mutual_do_not_allocate() {
     use tokio_util::codec::{Decoder as _, Encoder as _};
-    use tower_challenge::KeyRing;
-    use tower_challenge::mutual::{Audience, Client, Server};
+    use tower_challenge::mutual::{Audience, Client, KeyRing, Server};
 
     let key = key("sixteen bytes or more");
     let ring = KeyRing::new([tower_challenge::KeyEntry::new("a", key.clone()).unwrap()]).unwrap();
@@ -94,7 +93,7 @@ fn the_state_machines_of_mutual_do_not_allocate() {
         };
         let cx = &mut mechanism::Context::with_random(&mut sevens);
         let (server, client) = (server.start(cx).unwrap(), client.start(cx).unwrap());
-        // The codec's buffer is the driver's to allocate.
+        // The driver allocates the codec's buffer.
         let mut buf = bytes::BytesMut::with_capacity(1024);
         let (count, outcome) = allocations(|| {
             let (mut codec, challenge, mut server) = (server.codec, server.send.unwrap(), server.handshake);
@@ -109,23 +108,23 @@ fn the_state_machines_of_mutual_do_not_allocate() {
             let Ok(Step::LookUp(lookup)) = server.step(Input::Frame(proof)) else { panic!() };
             server.step(Input::Found(lookup.now_or_never().unwrap())).is_ok()
         });
-        // Success makes the secret that keying material is exported from, which does not move once it is there.
+        // On success, the secret from which keying material is exported is allocated, so that it is never moved.
         assert_eq!((count, outcome), (usize::from(accepted), accepted));
     }
 }
 
 fn fill_and_drain(from: &mut DuplexStream, to: &mut DuplexStream) {
     from.write_all(&[0; 64]).now_or_never().expect("there is room").unwrap();
-    to.read_exact(&mut [0; 64]).now_or_never().expect("all is there").unwrap();
+    to.read_exact(&mut [0; 64]).now_or_never().expect("all bytes are there").unwrap();
 }
 
 #[test]
-fn the_driver_allocates_two_buffers_a_side_and_the_server_a_place() {
+fn driver_allocates_two_buffers_per_side_and_a_slot_on_the_server() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    // Entered, not blocked on: a task's budget would be used up in the loop below, which never yields.
+    // Entered, and not blocked on: the loop below never yields and would use up the budget of a task.
     let _entered = runtime.enter();
     let (acceptor, connector) = (acceptor(&["key"]), connector("key"));
-    // The first timer of a runtime and the like are nobody's cost but the runtime's.
+    // The first round also allocates what the runtime needs, such as its first timer.
     for warm in [false, true] {
         let (mut client, mut server) = tokio::io::duplex(64);
         // The pipe allocates its own buffers when they are first used.
@@ -146,8 +145,8 @@ fn the_driver_allocates_two_buffers_a_side_and_the_server_a_place() {
             }
         });
         if warm {
-            // The labels of a counter and of a histogram. Nothing without the feature.
-            let counted = if cfg!(feature = "metrics") { 2 } else { 0 };
+            // The feature `metrics` allocates the labels of a counter and of a histogram, on each side.
+            let counted = if cfg!(feature = "metrics") { 2 + 2 } else { 0 };
             assert_eq!(count, 2 + 2 + 1 + counted);
         }
     }

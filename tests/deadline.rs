@@ -1,7 +1,5 @@
-//! One absolute deadline, whatever a peer does with its time, and what a refused peer gets to read.
+//! The absolute deadline, whatever a peer does within it, and the verdict that a refused peer reads.
 #![cfg(feature = "net")]
-
-mod support;
 
 use std::io;
 use std::pin::Pin;
@@ -10,16 +8,17 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use support::{ACCEPTED, REFUSED, acceptor, answer_by_hand, connector, read_array, read_verdict};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf, duplex};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, sleep};
-use tower_challenge::HandshakeErrorKind::{ClosedEarly, Refused, Shed, ShuttingDown, TimedOut};
-use tower_challenge::transport::TransportInfo;
+use tower_challenge::HandshakeErrorKind::{Evicted, Refused, ShuttingDown, TimedOut, UnexpectedEof};
+use tower_challenge::transport::{TransportInfo, WithInfo};
 use tower_challenge::{Admission, DEFAULT_TIMEOUT, Transport};
 
+use crate::support::{ACCEPTED, REFUSED, acceptor, answer_by_hand, connector, read_array, read_verdict};
+
 #[tokio::test(start_paused = true)]
-async fn silence() {
+async fn silent_peer_is_timed_out() {
     let (_client, server) = duplex(64);
     let begin = Instant::now();
     assert_eq!(acceptor(&["key"]).accept(server).await.unwrap_err().kind(), TimedOut);
@@ -33,7 +32,7 @@ async fn silence() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_byte_a_second_does_not_put_it_off() {
+async fn byte_per_second_does_not_extend_the_deadline() {
     let (mut client, server) = duplex(64);
     let begin = Instant::now();
     let server = tokio::spawn(acceptor(&["key"]).accept(server));
@@ -48,16 +47,16 @@ async fn a_byte_a_second_does_not_put_it_off() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_peer_that_does_not_read_is_timed_out_in_the_middle_of_a_write() {
+async fn peer_that_does_not_read_is_timed_out_during_a_write() {
     let (_client, server) = duplex(5);
     let begin = Instant::now();
     assert_eq!(acceptor(&["key"]).accept(server).await.unwrap_err().kind(), TimedOut);
     assert_eq!(begin.elapsed(), DEFAULT_TIMEOUT);
 }
 
-/// It has been refused, and that is what is reported, but it holds the connection no longer than anybody else.
+/// The reported kind is `Refused`, and the connection is closed at the same deadline as any other.
 #[tokio::test(start_paused = true)]
-async fn a_refused_peer_that_stays_is_cut_off_at_the_deadline() {
+async fn refused_peer_that_does_not_close_is_cut_off_at_the_deadline() {
     let (mut client, server) = duplex(64);
     let begin = Instant::now();
     let server = tokio::spawn(acceptor(&["key"]).accept(server));
@@ -65,14 +64,16 @@ async fn a_refused_peer_that_stays_is_cut_off_at_the_deadline() {
     assert_eq!(read_verdict(&mut client).await, REFUSED);
     assert_eq!(server.await.unwrap().unwrap_err().kind(), Refused);
     assert_eq!(begin.elapsed(), DEFAULT_TIMEOUT);
-    assert!(client.write_all(b"x").await.is_err(), "closed by the time it is reported");
+    assert!(client.write_all(b"x").await.is_err(), "closed before the error is returned");
 }
 
-/// A stream that always has data uses up the task's budget, and a timer that asks for some of it is never ready.
+/// A stream that always has data uses up the task's budget. A timer that is subject to the budget would never be ready.
 #[tokio::test]
-async fn a_peer_that_floods_a_codec_that_skips_is_cut_off_in_time() {
+async fn deadline_holds_in_a_flood_that_the_codec_discards() {
     use tower_challenge::HandshakeError;
-    use tower_challenge::mechanism::{Handshake, Input, Mechanism, NoLookup, Reject, Server, Start, Step};
+    use tower_challenge::mechanism::{
+        Handshake, Input, Mechanism, NoLookup, Reject, ServerRole, Start, Step,
+    };
 
     struct SkipsZeros;
 
@@ -97,7 +98,7 @@ async fn a_peer_that_floods_a_codec_that_skips_is_cut_off_in_time() {
     struct Waits;
 
     impl Mechanism for Waits {
-        type Role = Server;
+        type Role = ServerRole;
         type Handshake = Waits;
 
         const NAME: &'static str = "waits";
@@ -115,34 +116,42 @@ async fn a_peer_that_floods_a_codec_that_skips_is_cut_off_in_time() {
         type Message = ();
         type Peer = ();
         type Lookup = NoLookup;
-        const LONGEST_RECEIVED: usize = 1;
-        const LONGEST_SENT: usize = 1;
+        type Stream<IO: AsyncRead + AsyncWrite + Unpin> = IO;
+        const MAX_RECV_LEN: usize = 1;
+        const MAX_SEND_LEN: usize = 1;
 
         fn step(&mut self, _: Input<Self>) -> Result<Step<Self>, Reject<Self>> {
-            unreachable!("nothing is ever decoded")
+            unreachable!("the codec decodes no message")
+        }
+
+        fn wrap<IO: AsyncRead + AsyncWrite + Unpin>(
+            self,
+            io: IO,
+            read_ahead: bytes::BytesMut,
+        ) -> (IO, bytes::BytesMut) {
+            (io, read_ahead)
         }
     }
 
-    let zeros = || tokio::io::join(tokio::io::repeat(0), tokio::io::sink());
-    let admission = Admission::builder().max_pending(1).build();
-    let acceptor = tower_challenge::Acceptor::new(Waits)
-        .inspect(|_: &tokio::io::Join<_, _>| TransportInfo::new())
-        .admission(admission.clone());
+    let zeros =
+        || WithInfo::new(tokio::io::join(tokio::io::repeat(0), tokio::io::sink()), TransportInfo::new());
+    let admission = Admission::builder().max_pending(1).build().unwrap();
+    let acceptor = tower_challenge::Acceptor::new(Waits).admission(admission.clone());
     let in_time = |accept| tokio::time::timeout(Duration::from_secs(30), tokio::spawn(accept));
     let outcome = in_time(acceptor.clone().timeout(Duration::from_millis(100)).accept(zeros())).await;
-    assert_eq!(outcome.expect("it ends").unwrap().unwrap_err().kind(), TimedOut);
+    assert_eq!(outcome.expect("the handshake ends").unwrap().unwrap_err().kind(), TimedOut);
 
-    // The same where its place is given to somebody else.
+    // An eviction ends it as well.
     let flood = in_time(acceptor.timeout(Duration::from_secs(3600)).accept(zeros()));
     let newcomer = async {
         sleep(Duration::from_millis(10)).await;
         admission.admit(Some([192, 0, 2, 1].into())).unwrap()
     };
     let (outcome, _newcomer) = tokio::join!(flood, newcomer);
-    assert_eq!(outcome.expect("it ends").unwrap().unwrap_err().kind(), Shed);
+    assert_eq!(outcome.expect("the handshake ends").unwrap().unwrap_err().kind(), Evicted);
 }
 
-/// What a stream without an end costs: the limit, and a little.
+/// A stream of zeros without an end, which counts the bytes that are read.
 #[derive(Debug)]
 struct Flood {
     read: Arc<AtomicUsize>,
@@ -174,7 +183,7 @@ impl AsyncWrite for Flood {
 }
 
 #[tokio::test]
-async fn a_refused_peer_that_floods_is_cut_off_after_so_many_bytes() {
+async fn refused_peer_that_floods_is_cut_off_at_the_linger_limit() {
     let read = Arc::new(AtomicUsize::new(0));
     let error = acceptor(&["key"]).accept(Flood { read: Arc::clone(&read) }).await.unwrap_err();
     assert_eq!(error.kind(), Refused);
@@ -188,9 +197,9 @@ async fn tcp_pair() -> (TcpStream, TcpStream) {
     (client, listener.accept().await.unwrap().0)
 }
 
-/// A close with unread data would have the kernel send a reset, and the verdict be lost.
+/// If the server closed with unread data, the kernel would send a reset, and the verdict could be lost.
 #[tokio::test]
-async fn a_refused_peer_reads_its_verdict_also_with_data_behind_its_answer() {
+async fn refused_peer_with_pipelined_data_reads_its_verdict() {
     for pipelined in [0, 1, 1000, 60_000] {
         let (mut client, server) = tcp_pair().await;
         let server = tokio::spawn(acceptor(&["key"]).accept(server));
@@ -199,7 +208,7 @@ async fn a_refused_peer_reads_its_verdict_also_with_data_behind_its_answer() {
         let mut rest = String::new();
         client.read_to_string(&mut rest).await.unwrap();
         assert_eq!(rest, REFUSED);
-        // It still listens: had it closed, the first write would be answered by a reset, and a later one fail.
+        // The server still reads. If it had closed, a reset would follow the first write, and a later one would fail.
         for _ in 0..3 {
             client.write_all(b"more").await.unwrap();
             sleep(Duration::from_millis(5)).await;
@@ -211,7 +220,7 @@ async fn a_refused_peer_reads_its_verdict_also_with_data_behind_its_answer() {
 }
 
 #[tokio::test]
-async fn a_refused_peer_that_writes_while_it_reads_still_reads_its_verdict() {
+async fn refused_peer_that_keeps_writing_reads_its_verdict() {
     let (client, server) = tcp_pair().await;
     let server = tokio::spawn(acceptor(&["key"]).accept(server));
     let (mut read, mut write) = client.into_split();
@@ -231,7 +240,8 @@ async fn a_refused_peer_that_writes_while_it_reads_still_reads_its_verdict() {
     flood.await.unwrap();
 }
 
-/// A server that has said no and gone before it read the answer: our write fails, and its verdict is there to be read.
+/// The client's stream to a server that sent its verdict and closed before it read the answer: writes fail, reads do
+/// not.
 #[derive(Debug)]
 struct ClosedForWriting<IO>(IO);
 
@@ -262,12 +272,12 @@ impl<IO: Unpin> AsyncWrite for ClosedForWriting<IO> {
 }
 
 #[tokio::test]
-async fn a_client_whose_answer_can_not_be_written_reads_why() {
-    for (verdict, kind, source) in [
+async fn client_whose_write_fails_reads_the_verdict() {
+    for (verdict, kind, cause) in [
         (REFUSED, Refused, None),
-        ("", ClosedEarly, Some("broken pipe")),
-        // It can't have read the answer that it accepts.
-        (ACCEPTED, ClosedEarly, Some("broken pipe")),
+        ("", UnexpectedEof, Some("broken pipe")),
+        // The server accepts an answer that it cannot have read.
+        (ACCEPTED, UnexpectedEof, Some("broken pipe")),
     ] {
         let (client, mut server) = duplex(64);
         server.write_all(&[7; 32]).await.unwrap();
@@ -275,13 +285,14 @@ async fn a_client_whose_answer_can_not_be_written_reads_why() {
         drop(server);
         let error = connector("key").connect(ClosedForWriting(client)).await.unwrap_err();
         assert_eq!(error.kind(), kind);
-        let found = std::error::Error::source(&error).map(ToString::to_string);
-        assert_eq!(found.as_deref(), source);
+        let found = error.get_ref().map(ToString::to_string);
+        assert_eq!(found.as_deref(), cause);
+        assert!(cause.is_none_or(|cause| error.to_string().ends_with(cause)), "{error}");
     }
 }
 
 #[tokio::test]
-async fn a_server_whose_peer_is_gone_reports_that_it_was_refused() {
+async fn refused_peer_that_has_closed_is_reported_as_refused() {
     let (mut client, server) = duplex(64);
     let server = tokio::spawn(acceptor(&["key"]).accept(server));
     answer_by_hand(&mut client, "wrong").await;
@@ -290,18 +301,20 @@ async fn a_server_whose_peer_is_gone_reports_that_it_was_refused() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_shutdown_ends_it_at_once_and_a_session_can_see_it() {
+async fn shutdown_ends_handshakes_at_once_and_is_visible_to_sessions() {
     let token = tokio_util::sync::CancellationToken::new();
-    let given = token.clone();
-    let acceptor = acceptor(&["key"])
-        .inspect(move |_: &tokio::io::DuplexStream| TransportInfo::new().shutdown(given.clone()));
+    let acceptor = acceptor(&["key"]);
+    let pair = || {
+        let (client, server) = duplex(64);
+        (client, WithInfo::new(server, TransportInfo::new().shutdown(token.clone())))
+    };
 
-    let (client, server) = duplex(64);
+    let (client, server) = pair();
     let (session, _client) = tokio::join!(acceptor.accept(server), connector("key").connect(client));
     let session = session.unwrap();
-    let (_pending_client, server) = duplex(64);
+    let (_pending_client, server) = pair();
     let pending = tokio::spawn(acceptor.accept(server));
-    let (mut refused_client, server) = duplex(64);
+    let (mut refused_client, server) = pair();
     let refused = tokio::spawn(acceptor.accept(server));
     answer_by_hand(&mut refused_client, "wrong").await;
     assert_eq!(read_verdict(&mut refused_client).await, REFUSED);

@@ -1,4 +1,4 @@
-//! The drawings for docs.rs, which can't show a file that lies beside a text: the same, within the text.
+//! docs.rs cannot show image files, so `docs/img/inline.md` contains the drawings as data URLs.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -6,9 +6,9 @@ use std::fs;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
-/// Rustdoc gets this in front of what refers to them, and the first definition of a link counts.
+/// Rustdoc reads this file before the text that refers to the drawings, and the first definition of a link counts.
 #[test]
-fn the_drawings_within_the_text_are_those_in_the_files() {
+fn inline_drawings_match_the_svg_files() {
     let directory = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/img");
     let mut expected = String::new();
     for (name, title) in [
@@ -26,6 +26,6 @@ fn the_drawings_within_the_text_are_those_in_the_files() {
     }
     assert!(
         fs::read_to_string(inline).unwrap() == expected,
-        "UPDATE=1 cargo test --test drawings writes it anew"
+        "docs/img/inline.md is out of date; update it with `UPDATE=1 cargo test --test integration drawings`"
     );
 }

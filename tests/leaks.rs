@@ -1,6 +1,4 @@
-//! A handshake that is dropped at any await leaves nothing behind: no stream, no task, no key.
-
-mod support;
+//! A handshake that is dropped at any await releases its stream, its task and its keys.
 
 use std::io;
 use std::pin::pin;
@@ -9,54 +7,53 @@ use std::task::{Context, Poll};
 #[cfg(feature = "mutual")]
 use std::time::Duration;
 
-use support::{Watched, connector, hmac_md5, key, polled_in_turn};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, duplex};
 use tower::{Layer as _, Service as _, service_fn};
-use tower_challenge::{
-    AnswerLayer, Authenticated, ChallengeLayer, Connector, Identity, KeyEntry, KeyRing, one_way,
-};
+use tower_challenge::{AnswerLayer, Authenticated, ChallengeLayer, Connector, Identity, KeyEntry, one_way};
+
+use crate::support::{Watched, acceptor, connector, hmac_md5, key, polled_in_turn};
 
 type Stream = Authenticated<Watched<tokio::io::DuplexStream>, Identity<Arc<()>>>;
 
-/// Polls both sides in turn over a pipe of one byte, and drops both after `steps` polls. Returns whether they were
-/// done.
+/// Polls both sides in turn over a pipe of one byte, and drops both after `steps` polls. Returns whether both had
+/// completed.
 fn dropped_after(steps: usize, client_key: &str) -> bool {
-    // What is attached to a key lives as long as anybody holds the key.
-    let (attached, alive) = (Arc::new(()), Arc::new(()));
+    // The metadata of a key lives as long as the key is referenced.
+    let (metadata, alive) = (Arc::new(()), Arc::new(()));
     let watch = |io| Watched { io, alive: Arc::clone(&alive) };
     let (client, server) = duplex(1);
     let done = {
-        let ring =
-            KeyRing::new([KeyEntry::new("k", key("right")).unwrap().attach(Arc::clone(&attached))]).unwrap();
+        let entry = KeyEntry::new("k", key("right")).unwrap().with_metadata(Arc::clone(&metadata));
+        let ring = one_way::KeyRing::new([entry]).unwrap();
         let mut service = ChallengeLayer::new(one_way::Server::new(ring))
             .layer(service_fn(async |_: Stream| Ok::<_, io::Error>(())));
         let mut answer = AnswerLayer::new(one_way::Client::new(&key(client_key)))
             .layer(service_fn(async |io: Watched<_>| Ok::<_, io::Error>(io)));
         polled_in_turn(answer.call(watch(client)), service.call(watch(server)), steps)
     };
-    assert_eq!(Arc::strong_count(&alive), 1, "a stream is left after {steps} steps");
-    assert_eq!(Arc::strong_count(&attached), 1, "a key is left after {steps} steps");
+    assert_eq!(Arc::strong_count(&alive), 1, "a stream is not dropped after {steps} steps");
+    assert_eq!(Arc::strong_count(&metadata), 1, "a key is not dropped after {steps} steps");
     done
 }
 
 #[test]
-fn dropped_at_any_await() {
+fn dropping_a_handshake_at_any_await_releases_everything() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    // Entered, not blocked on: a task's budget would be used up by polls in a loop that never yields.
+    // Entered, and not blocked on: polls in a loop that never yields would use up the budget of a task.
     let _entered = runtime.enter();
     for client_key in ["right", "wrong"] {
-        let steps = (0..500).find(|&steps| dropped_after(steps, client_key)).expect("it ends");
-        assert!(steps > 100, "{steps} steps, each at another await");
+        let steps =
+            (0..500).find(|&steps| dropped_after(steps, client_key)).expect("the handshake completes");
+        assert!(steps > 100, "{steps} runs, each of which ends at another await");
     }
 }
 
-/// The stream is closed when the future is ready, not when it is dropped.
+/// The stream is closed when the future completes, not when the future is dropped.
 #[tokio::test]
-async fn a_failed_handshake_holds_nothing_even_before_it_is_dropped() {
+async fn failure_releases_the_stream_before_drop() {
     let alive = Arc::new(());
     let (mut client, server) = duplex(64);
-    let mut accept =
-        pin!(support::acceptor(&["key"]).accept(Watched { io: server, alive: Arc::clone(&alive) }));
+    let mut accept = pin!(acceptor(&["key"]).accept(Watched { io: server, alive: Arc::clone(&alive) }));
     client.write_all(&hmac_md5(b"wrong", &[0; 32])).await.unwrap();
     client.shutdown().await.unwrap();
     accept.as_mut().await.unwrap_err();
@@ -71,9 +68,9 @@ async fn a_failed_handshake_holds_nothing_even_before_it_is_dropped() {
     assert_eq!(Arc::strong_count(&alive), 1);
 }
 
-/// The same at the deadline, and at the one for an inner service that is never ready.
+/// Also at the deadline of the handshake, and at the one for an inner service that is never ready.
 #[tokio::test(start_paused = true)]
-async fn what_is_timed_out_holds_nothing_even_before_it_is_dropped() {
+async fn timeout_releases_the_stream_before_drop() {
     #[derive(Clone)]
     struct NeverReady;
 
@@ -93,7 +90,8 @@ async fn what_is_timed_out_holds_nothing_even_before_it_is_dropped() {
 
     let alive = Arc::new(());
     for answers in [false, true] {
-        let ring = KeyRing::new([KeyEntry::new("k", key("right")).unwrap().attach(Arc::new(()))]).unwrap();
+        let entry = KeyEntry::new("k", key("right")).unwrap().with_metadata(Arc::new(()));
+        let ring = one_way::KeyRing::new([entry]).unwrap();
         let mut service = ChallengeLayer::new(one_way::Server::new(ring)).layer(NeverReady);
         let (mut client, server) = duplex(64);
         let mut response = pin!(service.call(Watched { io: server, alive: Arc::clone(&alive) }));
@@ -105,13 +103,13 @@ async fn what_is_timed_out_holds_nothing_even_before_it_is_dropped() {
             response.as_mut().await.unwrap_err();
             assert_eq!(client.read_to_end(&mut Vec::new()).await.unwrap(), 32);
         }
-        assert_eq!(Arc::strong_count(&alive), 1, "the response is still there, the stream is not");
+        assert_eq!(Arc::strong_count(&alive), 1, "the stream is dropped before the response");
     }
 }
 
 #[cfg(feature = "mutual")]
 #[tokio::test(start_paused = true)]
-async fn a_lookup_that_is_timed_out_is_dropped_at_once() {
+async fn timeout_drops_a_pending_lookup_before_drop() {
     use tower_challenge::mutual::{Audience, Client, Server};
     use tower_challenge::{Acceptor, KeyStore};
 
@@ -132,5 +130,5 @@ async fn a_lookup_that_is_timed_out_is_dropped_at_once() {
     let connect = Connector::new(client);
     let (outcome, _) = tokio::join!(accept.as_mut(), connect.connect(client_io));
     assert_eq!(outcome.unwrap_err().kind(), tower_challenge::HandshakeErrorKind::KeySource);
-    assert_eq!(Arc::strong_count(&alive), 1, "neither the lookup nor the store is left");
+    assert_eq!(Arc::strong_count(&alive), 1, "the lookup and the store are dropped");
 }

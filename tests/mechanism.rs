@@ -1,8 +1,5 @@
-//! A mechanism from outside, of another shape than the classic one: the client speaks first, frames have a length in
-//! front, and the key of the id that the client sent is looked up in the middle of the handshake, which may take a
-//! while.
-
-mod support;
+//! A mechanism that is defined outside the crate and differs from the classic one: the client speaks first, frames have
+//! a length prefix, and the key of the client's id is looked up asynchronously during the handshake.
 
 use std::collections::HashMap;
 use std::pin::Pin;
@@ -10,17 +7,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Buf as _, BufMut as _, BytesMut};
-use support::hmac_md5;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, duplex};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, duplex};
 use tokio::time::{Instant, sleep};
 use tokio_util::codec::{Decoder, Encoder};
-use tower_challenge::HandshakeErrorKind::{ClosedEarly, KeySource, Malformed, Refused};
+use tower_challenge::HandshakeErrorKind::{KeySource, Malformed, Refused, UnexpectedEof};
 use tower_challenge::mechanism::{
-    Client, Context, Handshake, Input, Mechanism, NoLookup, Reject, Server, Start, Step, whole_or_truncated,
+    ClientRole, Context, Handshake, Input, Mechanism, NoLookup, Reject, ServerRole, Start, Step,
+    decode_eof_strict,
 };
 use tower_challenge::{Acceptor, Connector, HandshakeError};
 
-/// A length of two bytes, and as many bytes; at most 64.
+use crate::support::hmac_md5;
+
+/// Frames of at most 64 bytes with a length prefix of two bytes.
 #[derive(Debug)]
 struct Prefixed;
 
@@ -43,7 +42,7 @@ impl Decoder for Prefixed {
     }
 
     fn decode_eof(&mut self, buf: &mut BytesMut) -> Result<Option<Vec<u8>>, HandshakeError> {
-        whole_or_truncated(self.decode(buf)?, buf)
+        decode_eof_strict(self.decode(buf)?, buf)
     }
 }
 
@@ -57,7 +56,7 @@ impl Encoder<Vec<u8>> for Prefixed {
     }
 }
 
-/// Takes a second for each question, and knows "nobody" as the one about whom it fails.
+/// A key store whose lookups take a second. The lookup of the id "broken" fails.
 #[derive(Clone)]
 struct Store(Arc<HashMap<&'static str, &'static str>>);
 
@@ -66,7 +65,7 @@ type Found = Result<Option<&'static str>, &'static str>;
 impl Store {
     fn find(&self, id: &[u8]) -> Pin<Box<dyn Future<Output = Found> + Send>> {
         let found = match std::str::from_utf8(id) {
-            Ok("nobody") => Err("the store is out of order"),
+            Ok("broken") => Err("the store is out of order"),
             Ok(id) => Ok(self.0.get(id).copied()),
             Err(_) => Ok(None),
         };
@@ -78,29 +77,30 @@ impl Store {
 }
 
 impl Mechanism for Store {
-    type Role = Server;
-    type Handshake = Asking;
+    type Role = ServerRole;
+    type Handshake = StoreHandshake;
 
     const NAME: &'static str = "store";
 
-    fn start(&self, _: &mut Context<'_>) -> Result<Start<Asking>, HandshakeError> {
-        Ok(Start { codec: Prefixed, handshake: Asking::Id { store: self.clone() }, send: None })
+    fn start(&self, _: &mut Context<'_>) -> Result<Start<StoreHandshake>, HandshakeError> {
+        Ok(Start { codec: Prefixed, handshake: StoreHandshake::Id { store: self.clone() }, send: None })
     }
 }
 
-enum Asking {
+enum StoreHandshake {
     Id { store: Store },
     Answer { key: &'static str },
 }
 
-impl Handshake for Asking {
+impl Handshake for StoreHandshake {
     type Codec = Prefixed;
     type Message = Vec<u8>;
     type Peer = &'static str;
     type Lookup = Pin<Box<dyn Future<Output = Found> + Send>>;
+    type Stream<IO: AsyncRead + AsyncWrite + Unpin> = IO;
 
-    const LONGEST_RECEIVED: usize = 66;
-    const LONGEST_SENT: usize = 66;
+    const MAX_RECV_LEN: usize = 66;
+    const MAX_SEND_LEN: usize = 66;
 
     fn step(&mut self, input: Input<Self>) -> Result<Step<Self>, Reject<Self>> {
         match (&self, input) {
@@ -110,49 +110,55 @@ impl Handshake for Asking {
                 Ok(Step::Continue { send: Some(b"a nonce like no other".to_vec()) })
             }
             (Self::Id { .. }, Input::Found(Ok(None))) => {
-                Err(Reject::telling(HandshakeError::refused(), b"no".to_vec()))
+                Err(Reject::with_message(HandshakeError::refused(), b"no".to_vec()))
             }
             (Self::Id { .. }, Input::Found(Err(error))) => {
-                Err(HandshakeError::with_source(KeySource, error).into())
+                Err(HandshakeError::with_cause(KeySource, error).into())
             }
             (Self::Answer { key }, Input::Frame(answer)) => {
                 if answer == hmac_md5(key.as_bytes(), b"a nonce like no other") {
                     Ok(Step::Complete { send: Some(b"yes".to_vec()), peer: key })
                 } else {
-                    Err(Reject::telling(HandshakeError::refused(), b"no".to_vec()))
+                    Err(Reject::with_message(HandshakeError::refused(), b"no".to_vec()))
                 }
             }
-            (Self::Answer { .. }, Input::Found(_)) => unreachable!("asked once"),
+            (Self::Answer { .. }, Input::Found(_)) => unreachable!("there is one lookup"),
         }
+    }
+
+    fn wrap<IO: AsyncRead + AsyncWrite + Unpin>(self, io: IO, read_ahead: BytesMut) -> (IO, BytesMut) {
+        (io, read_ahead)
     }
 }
 
-struct Introducing(&'static str, &'static str);
+/// A client with this id and this key.
+struct IdClient(&'static str, &'static str);
 
-impl Mechanism for Introducing {
-    type Role = Client;
-    type Handshake = Answering;
+impl Mechanism for IdClient {
+    type Role = ClientRole;
+    type Handshake = IdClientHandshake;
 
     const NAME: &'static str = "store";
 
-    fn start(&self, _: &mut Context<'_>) -> Result<Start<Answering>, HandshakeError> {
-        let handshake = Answering { key: Some(self.1) };
+    fn start(&self, _: &mut Context<'_>) -> Result<Start<IdClientHandshake>, HandshakeError> {
+        let handshake = IdClientHandshake { key: Some(self.1) };
         Ok(Start { codec: Prefixed, handshake, send: Some(self.0.as_bytes().to_vec()) })
     }
 }
 
-struct Answering {
+struct IdClientHandshake {
     key: Option<&'static str>,
 }
 
-impl Handshake for Answering {
+impl Handshake for IdClientHandshake {
     type Codec = Prefixed;
     type Message = Vec<u8>;
     type Peer = ();
     type Lookup = NoLookup;
+    type Stream<IO: AsyncRead + AsyncWrite + Unpin> = IO;
 
-    const LONGEST_RECEIVED: usize = 66;
-    const LONGEST_SENT: usize = 66;
+    const MAX_RECV_LEN: usize = 66;
+    const MAX_SEND_LEN: usize = 66;
 
     fn step(&mut self, input: Input<Self>) -> Result<Step<Self>, Reject<Self>> {
         let Input::Frame(frame) = input;
@@ -163,6 +169,10 @@ impl Handshake for Answering {
             (None, _) => Err(HandshakeError::malformed("neither yes nor no").into()),
         }
     }
+
+    fn wrap<IO: AsyncRead + AsyncWrite + Unpin>(self, io: IO, read_ahead: BytesMut) -> (IO, BytesMut) {
+        (io, read_ahead)
+    }
 }
 
 fn acceptor() -> Acceptor<Store> {
@@ -170,60 +180,61 @@ fn acceptor() -> Acceptor<Store> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_key_is_looked_up_in_the_middle_of_the_handshake() {
-    for (id, key, server_says, client_hears) in [
+async fn looks_up_a_key_during_the_handshake() {
+    for (id, key, server_error, client_error) in [
         ("alice", "a", None, None),
         ("bob", "b", None, None),
         ("bob", "a", Some(Refused), Some(Refused)),
         ("eve", "e", Some(Refused), Some(Refused)),
-        ("nobody", "n", Some(KeySource), Some(ClosedEarly)),
+        ("broken", "n", Some(KeySource), Some(UnexpectedEof)),
     ] {
         let (client, server) = duplex(1);
         let begin = Instant::now();
         let (accepted, connected) =
-            tokio::join!(acceptor().accept(server), Connector::new(Introducing(id, key)).connect(client));
+            tokio::join!(acceptor().accept(server), Connector::new(IdClient(id, key)).connect(client));
         assert_eq!(begin.elapsed(), Duration::from_secs(1));
-        assert_eq!(connected.err().map(|error| error.kind()), client_hears);
+        assert_eq!(connected.err().map(|error| error.kind()), client_error);
         match accepted {
-            Ok(stream) => assert_eq!((*stream.peer(), server_says), (key, None)),
-            Err(error) => assert_eq!(Some(error.kind()), server_says),
+            Ok(stream) => assert_eq!((*stream.peer(), server_error), (key, None)),
+            Err(error) => assert_eq!(Some(error.kind()), server_error),
         }
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_lookup_counts_against_the_deadline() {
+async fn deadline_includes_the_lookup() {
     let (client, server) = duplex(64);
     let acceptor = acceptor().timeout(Duration::from_millis(900));
     let begin = Instant::now();
     let (accepted, connected) =
-        tokio::join!(acceptor.accept(server), Connector::new(Introducing("alice", "a")).connect(client));
+        tokio::join!(acceptor.accept(server), Connector::new(IdClient("alice", "a")).connect(client));
     let error = accepted.unwrap_err();
-    // The peer has done all that it could.
-    assert_eq!((error.kind(), error.to_string().as_str()), (KeySource, "no key for the handshake"));
-    assert_eq!(std::error::Error::source(&error).unwrap().to_string(), "the key was not looked up in time");
-    assert_eq!(connected.unwrap_err().kind(), ClosedEarly);
+    // The peer is not at fault.
+    assert_eq!(error.kind(), KeySource);
+    let detail = "the lookup did not complete within the handshake's deadline";
+    assert_eq!(error.to_string(), format!("no key available for the handshake: {detail}"));
+    assert_eq!(connected.unwrap_err().kind(), UnexpectedEof);
     assert_eq!(begin.elapsed(), Duration::from_millis(900));
 }
 
 #[tokio::test(start_paused = true)]
-async fn broken_framing_ends_in_a_close() {
+async fn invalid_framing_closes_without_an_answer() {
     for (bytes, kind) in
-        [(&b"\x00\x05ali"[..], ClosedEarly), (b"\x00", ClosedEarly), (b"\x00\x41", Malformed)]
+        [(&b"\x00\x05ali"[..], UnexpectedEof), (b"\x00", UnexpectedEof), (b"\x00\x41", Malformed)]
     {
         let (mut client, server) = duplex(64);
         client.write_all(bytes).await.unwrap();
         client.shutdown().await.unwrap();
         assert_eq!(acceptor().accept(server).await.unwrap_err().kind(), kind);
-        let mut said = Vec::new();
-        client.read_to_end(&mut said).await.unwrap();
-        assert!(said.is_empty());
+        let mut received = Vec::new();
+        client.read_to_end(&mut received).await.unwrap();
+        assert!(received.is_empty());
     }
 }
 
-/// A frame behind the last one stays where it is, for whoever goes on.
+/// A frame that follows the last message of the handshake is left to the application.
 #[tokio::test(start_paused = true)]
-async fn what_follows_is_kept() {
+async fn bytes_after_the_handshake_are_kept() {
     let (mut client, server) = duplex(256);
     let server = tokio::spawn(acceptor().accept(server));
     client.write_all(b"\x00\x05alice").await.unwrap();

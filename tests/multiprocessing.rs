@@ -1,19 +1,18 @@
-//! CPython's wire, against peers played by hand: what is sent, what is accepted, and that no challenge of ours is
-//! answered by us. Against CPython itself: `python_multiprocessing.rs`.
+//! CPython's wire against peers that the tests play by hand: messages sent, messages accepted, and that a client never
+//! answers a challenge of this crate. `interop/python_multiprocessing.rs` runs it against CPython itself.
 #![cfg(feature = "multiprocessing")]
-
-mod support;
 
 use hmac::digest::KeyInit;
 use hmac::{Hmac, Mac, SimpleHmac};
 use md5::Md5;
 use sha2::{Sha256, Sha384};
 use sha3::{Sha3_256, Sha3_384};
-use support::{entries, key};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
-use tower_challenge::HandshakeErrorKind::{ClosedEarly, Malformed, Refused, ServerUnproven};
-use tower_challenge::multiprocessing::{Client, Digest, Server};
-use tower_challenge::{Acceptor, Connector, HandshakeErrorKind, Identity, KeyRing};
+use tower_challenge::HandshakeErrorKind::{Malformed, Refused, ServerNotAuthenticated, UnexpectedEof};
+use tower_challenge::multiprocessing::{Client, Digest, KeyRing, Server};
+use tower_challenge::{Acceptor, Connector, HandshakeErrorKind, Identity};
+
+use crate::support::{entries, key};
 
 fn server(keys: &[&str]) -> Server {
     Server::new(KeyRing::new(entries(keys)).unwrap())
@@ -29,7 +28,7 @@ async fn send(io: &mut DuplexStream, parts: &[&[u8]]) {
     io.write_all(&message).await.unwrap();
 }
 
-/// The next message, or nothing if the peer closes.
+/// Returns the next message, or `None` if the peer closes.
 async fn receive(io: &mut DuplexStream) -> Option<Vec<u8>> {
     let len = io.read_u32().await.ok()?;
     let mut message = vec![0; len.try_into().unwrap()];
@@ -57,7 +56,7 @@ fn hmac(name: &str, key: &str, message: &[u8]) -> Vec<u8> {
     }
 }
 
-/// The server's challenge to a client that is played by hand.
+/// Receives the challenge of a server or a client of this crate.
 async fn challenge(io: &mut DuplexStream) -> Vec<u8> {
     let message = receive(io).await.unwrap();
     let message = message.strip_prefix(b"#CHALLENGE#").unwrap();
@@ -81,7 +80,7 @@ fn connect(client: &Client) -> (DuplexStream, tokio::task::JoinHandle<Result<(),
 }
 
 #[tokio::test]
-async fn with_each_other_one_byte_at_a_time() {
+async fn both_roles_one_byte_at_a_time() {
     let server = server(&["other", "right"]);
     for (text, accepted) in [("right", true), ("wrong", false)] {
         let (client_io, server_io) = duplex(1);
@@ -96,7 +95,7 @@ async fn with_each_other_one_byte_at_a_time() {
 }
 
 #[tokio::test]
-async fn a_client_is_challenged_and_its_challenge_answered_with_the_digest_that_it_names() {
+async fn server_answers_a_challenge_with_the_digest_it_names() {
     for (name, allowed) in
         [("{sha256}", true), ("{sha384}", true), ("{sha3_256}", true), ("{sha3_384}", true), ("{md5}", false)]
     {
@@ -118,7 +117,7 @@ async fn a_client_is_challenged_and_its_challenge_answered_with_the_digest_that_
 }
 
 #[tokio::test]
-async fn an_answer_must_have_the_challenge_s_digest_and_be_right() {
+async fn server_refuses_another_digest_and_a_wrong_answer() {
     let message_of = async |io: &mut DuplexStream| challenge(io).await;
     for (name, key) in [("{sha384}", "key"), ("{md5}", "key"), ("", "key"), ("{sha256}", "wrong")] {
         let (mut io, accepted) = accept(&server(&["key"]));
@@ -129,7 +128,7 @@ async fn an_answer_must_have_the_challenge_s_digest_and_be_right() {
         drop(io);
         assert_eq!(accepted.await.unwrap().unwrap_err(), Refused);
     }
-    // Every bit counts, the name's too.
+    // Every bit is significant, also those of the name.
     for bit in 0..40 * 8 {
         let (mut io, accepted) = accept(&server(&["key"]));
         let message = message_of(&mut io).await;
@@ -143,7 +142,7 @@ async fn an_answer_must_have_the_challenge_s_digest_and_be_right() {
 }
 
 #[tokio::test]
-async fn a_client_that_rejects_us_or_says_nonsense_is_not_accepted() {
+async fn server_does_not_accept_without_the_client_s_welcome() {
     for (verdict, kind) in [(&b"#FAILURE#"[..], Refused), (b"#WELCOME", Malformed), (b"", Malformed)] {
         let (mut io, accepted) = accept(&server(&["key"]));
         let message = challenge(&mut io).await;
@@ -157,20 +156,20 @@ async fn a_client_that_rejects_us_or_says_nonsense_is_not_accepted() {
 }
 
 #[tokio::test]
-async fn frames_are_at_most_256_bytes_and_never_of_the_long_form() {
+async fn frames_have_at_most_256_bytes_and_never_the_long_form() {
     for (bytes, kind) in [
         (&b"\0\0\x01\x01"[..], Malformed),
         (b"\xff\xff\xff\xff\0\0\0\0\0\0\0\x08", Malformed),
         (b"\x80\0\0\0", Malformed),
-        (b"\0\0\0\x08{sha25", ClosedEarly),
-        (b"\0\0", ClosedEarly),
+        (b"\0\0\0\x08{sha25", UnexpectedEof),
+        (b"\0\0", UnexpectedEof),
     ] {
         let (mut io, accepted) = accept(&server(&["key"]));
         challenge(&mut io).await;
         io.write_all(bytes).await.unwrap();
         io.shutdown().await.unwrap();
         assert_eq!(accepted.await.unwrap().unwrap_err(), kind);
-        assert_eq!(receive(&mut io).await, None, "closed without a word");
+        assert_eq!(receive(&mut io).await, None, "closed without an answer");
     }
     let (mut io, accepted) = accept(&server(&["key"]));
     challenge(&mut io).await;
@@ -181,7 +180,7 @@ async fn frames_are_at_most_256_bytes_and_never_of_the_long_form() {
 }
 
 #[tokio::test]
-async fn a_client_answers_only_what_it_may() {
+async fn client_answers_allowed_challenges_only() {
     for (message, allowed) in [
         ([&b"{sha256}"[..], &[7; 40]].concat(), true),
         ([&b"{sha3_384}"[..], &[7; 40]].concat(), true),
@@ -213,8 +212,8 @@ async fn a_client_answers_only_what_it_may() {
     assert_eq!((receive(&mut io).await, connected.await.unwrap()), (None, Err(Malformed)));
 }
 
-/// Up to our challenge, with a server that welcomes anybody.
-async fn our_challenge(io: &mut DuplexStream) -> Vec<u8> {
+/// Plays a server that welcomes every client, and returns the client's challenge.
+async fn challenge_of_client(io: &mut DuplexStream) -> Vec<u8> {
     send(io, &[b"#CHALLENGE#{sha256}", &[7; 40]]).await;
     receive(io).await.unwrap();
     send(io, &[b"#WELCOME#"]).await;
@@ -222,29 +221,29 @@ async fn our_challenge(io: &mut DuplexStream) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn a_server_without_the_key_is_told_that_it_failed() {
+async fn client_refuses_a_server_without_the_key() {
     let (mut io, connected) = connect(&client("key"));
-    let message = our_challenge(&mut io).await;
+    let message = challenge_of_client(&mut io).await;
     send(&mut io, &[b"{sha256}", &hmac("{sha256}", "wrong", &message)]).await;
     assert_eq!(receive(&mut io).await.unwrap(), b"#FAILURE#");
     drop(io);
-    assert_eq!(connected.await.unwrap(), Err(ServerUnproven));
+    assert_eq!(connected.await.unwrap(), Err(ServerNotAuthenticated));
 
     let (mut io, connected) = connect(&client("key"));
-    let message = our_challenge(&mut io).await;
+    let message = challenge_of_client(&mut io).await;
     send(&mut io, &[b"{sha256}", &hmac("{sha256}", "key", &message)]).await;
     assert_eq!(receive(&mut io).await.unwrap(), b"#WELCOME#");
     connected.await.unwrap().unwrap();
 }
 
-/// A rogue server hands a client's challenge to another connection of a client with the same key.
+/// A rogue server forwards a client's challenge to another connection of a client with the same key.
 #[tokio::test]
-async fn a_reflected_challenge_is_not_answered() {
+async fn client_does_not_answer_a_reflected_challenge() {
     for legacy in [false, true] {
         let victim = || if legacy { client("key").allow_legacy_md5() } else { client("key") };
         let (mut first, _first) = connect(&victim());
-        let message = our_challenge(&mut first).await;
-        // As it is, or under another name, or with something in front.
+        let message = challenge_of_client(&mut first).await;
+        // Unchanged, under another name, or after a prefix.
         for message in [
             message.clone(),
             [&b"{sha384}"[..], &message[8..]].concat(),
@@ -253,9 +252,9 @@ async fn a_reflected_challenge_is_not_answered() {
             let (mut second, connected) = connect(&victim());
             send(&mut second, &[b"#CHALLENGE#", &message]).await;
             assert_eq!(receive(&mut second).await, None);
-            assert_eq!(connected.await.unwrap(), Err(ServerUnproven));
+            assert_eq!(connected.await.unwrap(), Err(ServerNotAuthenticated));
         }
-        // Of another key the mark says nothing.
+        // A client with another key does not recognize the mark.
         let (mut other, _connected) = connect(&client("another key"));
         send(&mut other, &[b"#CHALLENGE#", &message]).await;
         receive(&mut other).await.unwrap();
@@ -263,8 +262,8 @@ async fn a_reflected_challenge_is_not_answered() {
 }
 
 #[tokio::test]
-async fn legacy_md5_for_those_who_ask_for_it() {
-    // A client of CPython up to 3.11: a bare HMAC-MD5 over all 48 bytes, then a challenge of 20.
+async fn legacy_md5_is_opt_in() {
+    // A client of CPython up to 3.11 sends a bare HMAC-MD5 over all 48 bytes, then a challenge of 20 bytes.
     for (server, accepted) in [(server(&["key"]).allow_legacy_md5(), true), (server(&["key"]), false)] {
         let (mut io, outcome) = accept(&server);
         let message = challenge(&mut io).await;
@@ -279,7 +278,7 @@ async fn legacy_md5_for_those_who_ask_for_it() {
         send(&mut io, &[b"#WELCOME#"]).await;
         outcome.await.unwrap().unwrap();
     }
-    // And a server of that age.
+    // A server of CPython up to 3.11.
     let (mut io, connected) = connect(&client("key").allow_legacy_md5());
     send(&mut io, &[b"#CHALLENGE#", &[7; 20]]).await;
     assert_eq!(receive(&mut io).await.unwrap(), hmac("", "key", &[7; 20]));
@@ -290,9 +289,9 @@ async fn legacy_md5_for_those_who_ask_for_it() {
     connected.await.unwrap().unwrap();
 }
 
-/// Were a challenge to come twice, an answer could be replayed; neither side's ever does.
+/// If a challenge were repeated, an answer could be replayed.
 #[tokio::test]
-async fn challenges_are_fresh_and_an_answer_is_good_for_one() {
+async fn challenges_are_fresh_and_answers_are_not_reusable() {
     let server = server(&["key"]);
     let (mut first, _first) = accept(&server);
     let message = challenge(&mut first).await;
@@ -306,19 +305,19 @@ async fn challenges_are_fresh_and_an_answer_is_good_for_one() {
 
     let client = client("key");
     let (mut first, _first) = connect(&client);
-    let message = our_challenge(&mut first).await;
+    let message = challenge_of_client(&mut first).await;
     let answer = hmac("{sha256}", "key", &message);
     let (mut second, connected) = connect(&client);
-    assert_ne!(our_challenge(&mut second).await, message);
+    assert_ne!(challenge_of_client(&mut second).await, message);
     send(&mut second, &[b"{sha256}", &answer]).await;
     assert_eq!(receive(&mut second).await.unwrap(), b"#FAILURE#");
     drop(second);
-    assert_eq!(connected.await.unwrap(), Err(ServerUnproven));
+    assert_eq!(connected.await.unwrap(), Err(ServerNotAuthenticated));
 }
 
-/// The opt-ins are for peers of that age: a new one does not get away with MD5.
+/// `allow_legacy_md5` is for old peers only: a peer that has used SHA-256 must not fall back to MD5.
 #[tokio::test]
-async fn legacy_md5_is_not_for_those_who_can_do_better() {
+async fn legacy_md5_is_refused_after_sha256() {
     let (mut io, accepted) = accept(&server(&["key"]).allow_legacy_md5());
     let message = challenge(&mut io).await;
     send(&mut io, &[b"{sha256}", &hmac("{sha256}", "key", &message)]).await;
@@ -327,9 +326,9 @@ async fn legacy_md5_is_not_for_those_who_can_do_better() {
     assert_eq!((receive(&mut io).await, accepted.await.unwrap().unwrap_err()), (None, Malformed));
 
     let (mut io, connected) = connect(&client("key").allow_legacy_md5());
-    let message = our_challenge(&mut io).await;
+    let message = challenge_of_client(&mut io).await;
     send(&mut io, &[&hmac("", "key", &message)]).await;
     assert_eq!(receive(&mut io).await.unwrap(), b"#FAILURE#");
     drop(io);
-    assert_eq!(connected.await.unwrap(), Err(ServerUnproven));
+    assert_eq!(connected.await.unwrap(), Err(ServerNotAuthenticated));
 }

@@ -1,7 +1,5 @@
-//! The mutual wire: every vector, both roles; what is refused, and with which bytes; what can't be brought to accept.
+//! The mutual wire: all vectors in both roles, the bytes of a refusal, and attacks that must not lead to acceptance.
 #![cfg(feature = "mutual")]
-
-mod support;
 
 use std::io;
 use std::sync::Arc;
@@ -9,20 +7,20 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use serde::Deserialize;
-use support::read_array;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, DuplexStream, duplex};
 use tower_challenge::HandshakeErrorKind::{
-    ChannelBinding as NoChannelBinding, ClosedEarly, KeySource, Malformed, Refused, ServerUnproven,
+    ChannelBinding as NoChannelBinding, KeySource, Malformed, Probe, Refused, ServerNotAuthenticated,
+    UnexpectedEof,
 };
 use tower_challenge::mechanism::{Context, Mechanism, Start};
-use tower_challenge::mutual::{Audience, Client, Peer, ProvenServer, Server};
-use tower_challenge::transport::{ChannelBinding, TransportInfo};
+use tower_challenge::mutual::{Audience, Client, KeyRing, Peer, PreparedKey, Server, ServerPeer};
+use tower_challenge::transport::{ChannelBinding, TransportInfo, WithInfo};
 use tower_challenge::{
     Acceptor, Connector, DerivedKeys, HandshakeError, HandshakeErrorKind, Identity, Key, KeyEntry, KeyError,
-    KeyRing, KeyStore,
+    KeyStore,
 };
 
-type Ring = KeyRing<tower_challenge::mutual::PreparedKey>;
+use crate::support::read_array;
 
 #[derive(Deserialize)]
 struct Vector {
@@ -46,10 +44,10 @@ fn hex(digits: &str) -> Vec<u8> {
     (0..digits.len()).step_by(2).map(|at| u8::from_str_radix(&digits[at..at + 2], 16).unwrap()).collect()
 }
 
-/// A mechanism with a nonce of a vector's.
-struct Rigged<M>(M, Vec<u8>);
+/// A mechanism that uses the nonce of a vector.
+struct WithNonce<M>(M, Vec<u8>);
 
-impl<M: Mechanism> Mechanism for Rigged<M> {
+impl<M: Mechanism> Mechanism for WithNonce<M> {
     type Role = M::Role;
     type Handshake = M::Handshake;
 
@@ -87,28 +85,34 @@ impl Vector {
         }
     }
 
-    fn server(&self) -> Acceptor<Rigged<Server<Ring>>, impl Fn(&DuplexStream) -> TransportInfo + use<>> {
+    fn client_side(&self) -> Client {
         let key = Key::from_hex(&self.key).unwrap();
-        let ring = Ring::new([KeyEntry::new(&hex(&self.key_id)[..], key).unwrap()]).unwrap();
-        let info = self.info();
-        Acceptor::new(Rigged(Server::new(ring, self.audience()), hex(&self.server_nonce)))
-            .inspect(move |_: &DuplexStream| info.clone())
+        Client::new(&hex(&self.key_id)[..], &key, self.audience()).unwrap()
     }
 
-    fn client(&self) -> Connector<Rigged<Client>, impl Fn(&DuplexStream) -> TransportInfo + use<>> {
+    /// Runs the server with the nonce and the channel binding of this vector.
+    async fn accept(&self, io: DuplexStream) -> Result<Stream<Peer>, HandshakeError> {
         let key = Key::from_hex(&self.key).unwrap();
-        let client = Client::new(&hex(&self.key_id)[..], &key, self.audience()).unwrap();
-        let info = self.info();
-        Connector::new(Rigged(client, hex(&self.client_nonce))).inspect(move |_: &DuplexStream| info.clone())
+        let ring = KeyRing::new([KeyEntry::new(&hex(&self.key_id)[..], key).unwrap()]).unwrap();
+        let server = WithNonce(Server::new(ring, self.audience()), hex(&self.server_nonce));
+        Acceptor::new(server).accept(WithInfo::new(io, self.info())).await
+    }
+
+    /// Runs the client with the nonce and the channel binding of this vector.
+    async fn connect(&self, io: DuplexStream) -> Result<Stream<ServerPeer>, HandshakeError> {
+        let client = WithNonce(self.client_side(), hex(&self.client_nonce));
+        Connector::new(client).connect(WithInfo::new(io, self.info())).await
     }
 }
 
+type Stream<P> = tower_challenge::Authenticated<WithInfo<DuplexStream>, P>;
+
 #[tokio::test]
-async fn every_vector_byte_for_byte_both_roles() {
+async fn vectors_in_both_roles() {
     for vector in Vector::all() {
         let (mut client, server) = duplex(1024);
         client.write_all(&hex(&vector.proof_frame)).await.unwrap();
-        let stream = vector.server().accept(server).await.unwrap();
+        let stream = vector.accept(server).await.unwrap();
         let mut sent = vec![0; 35 + 35];
         client.read_exact(&mut sent).await.unwrap();
         let expected = [hex(&vector.challenge_frame), hex(&vector.accepted_frame)].concat();
@@ -121,7 +125,7 @@ async fn every_vector_byte_for_byte_both_roles() {
         let (client, mut server) = duplex(1024);
         server.write_all(&hex(&vector.challenge_frame)).await.unwrap();
         server.write_all(&hex(&vector.accepted_frame)).await.unwrap();
-        let stream = vector.client().connect(client).await.unwrap();
+        let stream = vector.connect(client).await.unwrap();
         let mut sent = vec![0; vector.proof_frame.len() / 2];
         server.read_exact(&mut sent).await.unwrap();
         assert_eq!(sent, hex(&vector.proof_frame), "{}", vector.name);
@@ -131,24 +135,24 @@ async fn every_vector_byte_for_byte_both_roles() {
     }
 }
 
-/// What the server says to these bytes, all of it, and how it ends.
-async fn server_says(vector: &Vector, proof: &[u8]) -> (Vec<u8>, Result<(), HandshakeErrorKind>) {
+/// Sends `proof` to the server. Returns everything that it sends after its challenge, and its outcome.
+async fn send_to_server(vector: &Vector, proof: &[u8]) -> (Vec<u8>, Result<(), HandshakeErrorKind>) {
     let (mut client, server) = duplex(2048);
     client.write_all(proof).await.unwrap();
     client.shutdown().await.unwrap();
-    let outcome = vector.server().accept(server).await.map(drop).map_err(|error| error.kind());
-    let mut said = Vec::new();
-    client.read_to_end(&mut said).await.unwrap();
-    assert_eq!(said[..35], hex(&vector.challenge_frame));
-    (said[35..].to_vec(), outcome)
+    let outcome = vector.accept(server).await.map(drop).map_err(|error| error.kind());
+    let mut sent = Vec::new();
+    client.read_to_end(&mut sent).await.unwrap();
+    assert_eq!(sent[..35], hex(&vector.challenge_frame));
+    (sent[35..].to_vec(), outcome)
 }
 
-/// How the client ends when the server says this.
-async fn client_ends(vector: &Vector, server_says: &[u8]) -> Result<(), HandshakeErrorKind> {
+/// Sends `messages` to the client and returns its outcome.
+async fn send_to_client(vector: &Vector, messages: &[u8]) -> Result<(), HandshakeErrorKind> {
     let (client, mut server) = duplex(2048);
-    server.write_all(server_says).await.unwrap();
+    server.write_all(messages).await.unwrap();
     server.shutdown().await.unwrap();
-    vector.client().connect(client).await.map(drop).map_err(|error| error.kind())
+    vector.connect(client).await.map(drop).map_err(|error| error.kind())
 }
 
 fn flips(bytes: &[u8]) -> impl Iterator<Item = Vec<u8>> {
@@ -160,30 +164,30 @@ fn flips(bytes: &[u8]) -> impl Iterator<Item = Vec<u8>> {
 }
 
 #[tokio::test]
-async fn any_one_bit_flipped_is_never_accepted() {
+async fn messages_with_a_flipped_bit_are_never_accepted() {
     for vector in Vector::all() {
         let proof = hex(&vector.proof_frame);
         for (bit, flipped) in flips(&proof).enumerate() {
-            let (said, outcome) = server_says(&vector, &flipped).await;
-            // A length that is too great, or greater than what comes, is broken framing: closed, and nothing said.
+            let (sent, outcome) = send_to_server(&vector, &flipped).await;
+            // A length beyond the limit or beyond the end of the stream is invalid framing: closed without an answer.
             match outcome.unwrap_err() {
-                Refused => assert_eq!(said, hex(&vector.refused_frame)),
-                ClosedEarly | Malformed if bit < 16 => assert_eq!(said, b""),
+                Refused => assert_eq!(sent, hex(&vector.refused_frame)),
+                UnexpectedEof | Malformed if bit < 16 => assert_eq!(sent, b""),
                 other => panic!("bit {bit}: {other:?}"),
             }
         }
         let (challenge, accepted) = (hex(&vector.challenge_frame), hex(&vector.accepted_frame));
         for flipped in flips(&challenge) {
-            client_ends(&vector, &[flipped, accepted.clone()].concat()).await.unwrap_err();
+            send_to_client(&vector, &[flipped, accepted.clone()].concat()).await.unwrap_err();
         }
         for flipped in flips(&accepted) {
-            client_ends(&vector, &[challenge.clone(), flipped].concat()).await.unwrap_err();
+            send_to_client(&vector, &[challenge.clone(), flipped].concat()).await.unwrap_err();
         }
     }
 }
 
 #[tokio::test]
-async fn cut_extended_reordered_or_reflected_is_never_accepted() {
+async fn messages_cut_extended_reordered_or_reflected_are_never_accepted() {
     let vector = &Vector::all()[1];
     let [challenge, proof, accepted, refused] =
         [&vector.challenge_frame, &vector.proof_frame, &vector.accepted_frame, &vector.refused_frame]
@@ -192,25 +196,26 @@ async fn cut_extended_reordered_or_reflected_is_never_accepted() {
         |content: &[u8]| [&u16::try_from(content.len()).unwrap().to_be_bytes()[..], content].concat();
 
     for len in 0..proof.len() {
-        let (said, outcome) = server_says(vector, &proof[..len]).await;
-        assert_eq!((said, outcome), (vec![], Err(ClosedEarly)), "cut to {len}");
+        let (sent, outcome) = send_to_server(vector, &proof[..len]).await;
+        let kind = if len == 0 { Probe } else { UnexpectedEof };
+        assert_eq!((sent, outcome), (vec![], Err(kind)), "cut to {len}");
         if len >= 2 {
-            // The frame is whole, its content cut short.
-            let (said, outcome) = server_says(vector, &framed(&proof[2..len])).await;
-            assert_eq!((said, outcome), (refused.clone(), Err(Refused)), "cut to {len}, framed");
+            // The frame is complete, its content cut short.
+            let (sent, outcome) = send_to_server(vector, &framed(&proof[2..len])).await;
+            assert_eq!((sent, outcome), (refused.clone(), Err(Refused)), "cut to {len}, framed");
         }
     }
     for extra in [1, 100, 1024 - (proof.len() - 2)] {
         let longer = [&proof[2..], &vec![0; extra]].concat();
-        let (said, outcome) = server_says(vector, &framed(&longer)).await;
-        assert_eq!((said, outcome), (refused.clone(), Err(Refused)));
+        let (sent, outcome) = send_to_server(vector, &framed(&longer)).await;
+        assert_eq!((sent, outcome), (refused.clone(), Err(Refused)));
     }
-    let (said, outcome) = server_says(vector, &framed(&[0; 1025])).await;
-    assert_eq!((said, outcome), (vec![], Err(Malformed)));
-    // Of the server's own messages, none is a proof.
+    let (sent, outcome) = send_to_server(vector, &framed(&[0; 1025])).await;
+    assert_eq!((sent, outcome), (vec![], Err(Malformed)));
+    // None of the server's own messages is a proof.
     for reflected in [&challenge, &accepted, &refused] {
-        let (said, outcome) = server_says(vector, reflected).await;
-        assert_eq!((said, outcome), (refused.clone(), Err(Refused)));
+        let (sent, outcome) = send_to_server(vector, reflected).await;
+        assert_eq!((sent, outcome), (refused.clone(), Err(Refused)));
     }
 
     for wrong in [
@@ -225,32 +230,31 @@ async fn cut_extended_reordered_or_reflected_is_never_accepted() {
         [framed(&challenge[2..34]), accepted.clone()],
         [framed(&[&challenge[2..], b"x"].concat()), accepted.clone()],
     ] {
-        assert!(client_ends(vector, &wrong.concat()).await.is_err());
+        assert!(send_to_client(vector, &wrong.concat()).await.is_err());
     }
-    assert_eq!(client_ends(vector, &[challenge, refused].concat()).await, Err(Refused));
+    assert_eq!(send_to_client(vector, &[challenge, refused].concat()).await, Err(Refused));
 }
 
 fn key(text: &str) -> Key {
     Key::new(format!("a key of sixteen bytes and more: {text}")).unwrap()
 }
 
-fn ring(entries: &[(&str, &str)]) -> Ring {
-    Ring::new(entries.iter().map(|(id, text)| KeyEntry::new(*id, key(text)).unwrap())).unwrap()
+fn ring(entries: &[(&str, &str)]) -> KeyRing {
+    KeyRing::new(entries.iter().map(|(id, text)| KeyEntry::new(*id, key(text)).unwrap())).unwrap()
 }
 
 fn audience(name: &str) -> Audience {
     Audience::new(name).unwrap()
 }
 
-fn bound(binding: Option<&str>) -> impl Fn(&DuplexStream) -> TransportInfo + use<> {
-    let binding = binding.map(|data| ChannelBinding::new("tls-exporter", data).unwrap());
-    move |_: &DuplexStream| {
-        let info = TransportInfo::new();
-        binding.clone().map_or(info.clone(), |binding| info.channel_binding(binding))
-    }
+/// Wraps `io` in a stream that reports this channel binding, if there is one.
+fn bound<IO>(io: IO, binding: Option<&str>) -> WithInfo<IO> {
+    let mut info = TransportInfo::new();
+    info.channel_binding = binding.map(|data| ChannelBinding::new("tls-exporter", data).unwrap());
+    WithInfo::new(io, info)
 }
 
-/// Records what is read.
+/// A stream that records all bytes that are read.
 struct Recorded<IO>(IO, Arc<std::sync::Mutex<Vec<u8>>>);
 
 impl<IO: AsyncRead + Unpin> AsyncRead for Recorded<IO> {
@@ -290,9 +294,9 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for Recorded<IO> {
     }
 }
 
-/// Wrong key, unknown id, another audience, another binding, a binding on one side: one ending, the same bytes.
+/// A wrong key, an unknown id, another audience, another binding, and a binding on one side only.
 #[tokio::test]
-async fn whatever_is_wrong_is_refused_with_the_same_bytes() {
+async fn refusals_have_the_same_bytes_whatever_the_reason() {
     let server = Server::new(ring(&[("alice", "a"), ("bob", "b")]), audience("orders"));
     for (id, text, name, client_binding, server_binding) in [
         ("alice", "b", "orders", None, None),
@@ -304,77 +308,84 @@ async fn whatever_is_wrong_is_refused_with_the_same_bytes() {
     ] {
         let client = Client::new(id, &key(text), audience(name)).unwrap();
         let (client_io, server_io) = duplex(64);
-        let said = Arc::default();
-        let client_info = bound(client_binding);
-        let connector = Connector::new(client).inspect(move |io: &Recorded<DuplexStream>| client_info(&io.0));
-        let acceptor = Acceptor::new(server.clone()).inspect(bound(server_binding));
+        let received = Arc::default();
+        let client_io = Recorded(client_io, Arc::clone(&received));
+        let (connector, acceptor) = (Connector::new(client), Acceptor::new(server.clone()));
         let (accepted, connected) = tokio::join!(
-            acceptor.accept(server_io),
-            connector.connect(Recorded(client_io, Arc::clone(&said)))
+            acceptor.accept(bound(server_io, server_binding)),
+            connector.connect(bound(client_io, client_binding))
         );
         assert_eq!(accepted.unwrap_err().kind(), Refused);
         assert_eq!(connected.map(drop).unwrap_err().kind(), Refused);
-        assert_eq!(said.lock().unwrap()[35..], [0, 1, 0], "and nothing else before the close");
+        assert_eq!(received.lock().unwrap()[35..], [0, 1, 0], "nothing else before the close");
     }
 }
 
-async fn shake<S>(server: &Server<S>, client: &Client) -> Result<Peer<S::Attached>, HandshakeErrorKind>
+/// Runs a handshake over a pipe of one byte and returns the server's outcome.
+async fn shake<S>(server: &Server<S>, client: &Client) -> Result<Peer<S::Metadata>, HandshakeErrorKind>
 where
-    S: tower_challenge::key::Keys<tower_challenge::mutual::PreparedKey>,
+    S: tower_challenge::key::KeySource<PreparedKey>,
 {
     let (client_io, server_io) = duplex(1);
     let (acceptor, connector) = (Acceptor::new(server.clone()), Connector::new(client.clone()));
     let (accepted, connected) = tokio::join!(acceptor.accept(server_io), connector.connect(client_io));
-    assert_eq!(accepted.is_ok(), connected.is_ok());
-    accepted.map(|stream| stream.peer().clone()).map_err(|error| error.kind())
+    let accepted = accepted.map(|stream| stream.peer().clone()).map_err(|error| error.kind());
+    // A key that is revoked at the end of the handshake fails it after the client has received its verdict.
+    if accepted.as_ref().err() != Some(&HandshakeErrorKind::Revoked) {
+        assert_eq!(accepted.is_ok(), connected.is_ok());
+    }
+    accepted
 }
 
 #[tokio::test]
-async fn one_byte_at_a_time_with_data_behind_it() {
+async fn one_byte_at_a_time_followed_by_data() {
     let server = Acceptor::new(Server::new(ring(&[("alice", "a")]), audience("orders")));
     let client = Connector::new(Client::new("alice", &key("a"), audience("orders")).unwrap());
     let (client_io, server_io) = duplex(1);
     let server = async {
         let stream = server.accept(server_io).await.unwrap();
         let (read, write) = tokio::io::split(stream);
-        both(read, write, "hello").await
+        exchange(read, write, "hello").await
     };
     let client = async {
         let stream = client.connect(client_io).await.unwrap();
         let (read, write) = tokio::io::split(stream);
-        both(read, write, "world").await
+        exchange(read, write, "world").await
     };
     assert_eq!(tokio::join!(server, client), ("world".to_owned(), "hello".to_owned()));
 }
 
-async fn both(mut read: impl AsyncRead + Unpin, mut write: impl AsyncWrite + Unpin, say: &str) -> String {
-    let (heard, said) = tokio::join!(read_array::<5>(&mut read), write.write_all(say.as_bytes()));
-    said.unwrap();
-    String::from_utf8(heard.to_vec()).unwrap()
+/// Reads five bytes while `text` is written.
+async fn exchange(
+    mut read: impl AsyncRead + Unpin,
+    mut write: impl AsyncWrite + Unpin,
+    text: &str,
+) -> String {
+    let (received, written) = tokio::join!(read_array::<5>(&mut read), write.write_all(text.as_bytes()));
+    written.unwrap();
+    String::from_utf8(received.to_vec()).unwrap()
 }
 
-/// Somebody who says yes to everybody, and somebody who replays an old yes.
+/// The server replays an accepting verdict of an earlier handshake.
 #[tokio::test]
-async fn a_server_without_the_key_is_not_believed() {
+async fn client_rejects_a_server_without_the_key() {
     for vector in Vector::all() {
         let accepted = hex(&vector.accepted_frame);
         let (client, mut server) = duplex(1024);
         server.write_all(&hex(&vector.challenge_frame)).await.unwrap();
         server.write_all(&accepted).await.unwrap();
-        let key = Key::from_hex(&vector.key).unwrap();
         // The same client with a fresh nonce.
-        let client_side = Client::new(&hex(&vector.key_id)[..], &key, vector.audience()).unwrap();
-        let info = vector.info();
-        let connector = Connector::new(client_side).inspect(move |_: &DuplexStream| info.clone());
-        assert_eq!(connector.connect(client).await.unwrap_err().kind(), ServerUnproven);
+        let connector = Connector::new(vector.client_side());
+        let error = connector.connect(WithInfo::new(client, vector.info())).await.unwrap_err();
+        assert_eq!(error.kind(), ServerNotAuthenticated);
     }
 }
 
 #[tokio::test]
-async fn a_proof_replayed_on_another_connection_is_refused() {
+async fn replayed_proof_is_refused() {
     let vector = &Vector::all()[0];
     let key = Key::from_hex(&vector.key).unwrap();
-    let ring = Ring::new([KeyEntry::new("k1", key).unwrap()]).unwrap();
+    let ring = KeyRing::new([KeyEntry::new("k1", key).unwrap()]).unwrap();
     let (mut client, server) = duplex(1024);
     client.write_all(&hex(&vector.proof_frame)).await.unwrap();
     client.shutdown().await.unwrap();
@@ -382,18 +393,18 @@ async fn a_proof_replayed_on_another_connection_is_refused() {
     assert_eq!(acceptor.accept(server).await.unwrap_err().kind(), Refused);
 }
 
-/// A host that is client and server under one key, led back to itself.
+/// A host that is client and server under one key connects to itself.
 #[tokio::test]
 async fn selfie_is_refused_unless_the_audience_is_the_same() {
-    for (means, is, accepted) in [("b", "a", false), ("a", "a", true)] {
-        let server = Server::new(ring(&[("shared", "key")]), audience(is));
-        let client = Client::new("shared", &key("key"), audience(means)).unwrap();
+    for (of_client, of_server, accepted) in [("b", "a", false), ("a", "a", true)] {
+        let server = Server::new(ring(&[("shared", "key")]), audience(of_server));
+        let client = Client::new("shared", &key("key"), audience(of_client)).unwrap();
         assert_eq!(shake(&server, &client).await.is_ok(), accepted);
     }
 }
 
 #[tokio::test]
-async fn several_keys_of_an_id_while_rotating_and_no_more_than_four() {
+async fn id_has_up_to_four_keys() {
     let texts = ["1", "2", "3", "4"];
     let entries: Vec<_> = texts.iter().map(|text| ("alice", *text)).collect();
     let server = Server::new(ring(&entries), audience("orders"));
@@ -402,18 +413,20 @@ async fn several_keys_of_an_id_while_rotating_and_no_more_than_four() {
         shake(&server, &client).await.unwrap();
     }
     let five = [&entries[..], &[("alice", "5")]].concat();
-    let error = Ring::new(five.iter().map(|(id, text)| KeyEntry::new(*id, key(text)).unwrap())).unwrap_err();
+    let error =
+        KeyRing::new(five.iter().map(|(id, text)| KeyEntry::new(*id, key(text)).unwrap())).unwrap_err();
     assert!(matches!(error, KeyError::TooManyKeysOfId { max: 4, .. }));
 }
 
 #[tokio::test]
-async fn a_short_key_is_a_configuration_error_wherever_it_comes_from() {
+async fn short_key_is_a_configuration_error_from_every_source() {
     let short = || Key::new("fifteen bytes..").unwrap();
     let entry = || KeyEntry::new("alice", short()).unwrap();
     assert!(matches!(Client::new("alice", &short(), audience("a")), Err(KeyError::Unsuitable(_))));
-    assert!(matches!(Ring::new([entry()]), Err(KeyError::Unsuitable(_))));
+    let is_unsuitable = |error| matches!(error, KeyError::UnsuitableKeyOfId { id, .. } if id == "alice");
+    assert!(is_unsuitable(KeyRing::new([entry()]).unwrap_err()));
     let good = ring(&[("alice", "a")]);
-    assert!(matches!(good.replace([entry()]), Err(KeyError::Unsuitable(_))));
+    assert!(is_unsuitable(good.replace([entry()]).unwrap_err()));
 
     let store = KeyStore::new(move |_| {
         let entry = entry();
@@ -421,12 +434,12 @@ async fn a_short_key_is_a_configuration_error_wherever_it_comes_from() {
     });
     let server = Server::new(store, audience("a"));
     let client = Client::new("alice", &key("a"), audience("a")).unwrap();
-    assert_eq!(shake(&server, &client).await.unwrap_err(), KeySource, "not the peer's fault");
+    assert_eq!(shake(&server, &client).await.unwrap_err(), KeySource, "the peer is not at fault");
 }
 
-/// What a store must not answer is its failure, not a peer's: another's key, or more keys than are tried.
+/// A key of another id, or more keys than the mechanism tries, is a failure of the store and not of the peer.
 #[tokio::test]
-async fn a_store_that_answers_wrongly() {
+async fn invalid_result_of_a_store_is_an_error_of_the_key_source() {
     let client = Client::new("bob", &key("shared"), audience("a")).unwrap();
     for (ids, found) in
         [(&["bob"][..], Ok(())), (&["admin", "bob"], Err(KeySource)), (&["bob"; 5], Err(KeySource))]
@@ -439,9 +452,9 @@ async fn a_store_that_answers_wrongly() {
     }
 }
 
-/// Another's key is tried for an id that is not known, and does not count: not even for who holds it.
+/// For an unknown id the keys of another id are tried, so that the work is the same. A match must not be accepted.
 #[tokio::test]
-async fn the_keys_that_are_tried_for_unknown_ids_do_not_count() {
+async fn keys_tried_for_unknown_ids_never_authenticate() {
     let server = Server::new(ring(&[("alice", "a")]), audience("orders"));
     for id in ["bob", "eve", "mallory", "Alice", "alice "] {
         let client = Client::new(id, &key("a"), audience("orders")).unwrap();
@@ -450,7 +463,7 @@ async fn the_keys_that_are_tried_for_unknown_ids_do_not_count() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_asynchronous_store() {
+async fn asynchronous_key_store() {
     let broken = Arc::new(AtomicBool::new(false));
     let store = KeyStore::new({
         let broken = Arc::clone(&broken);
@@ -460,7 +473,7 @@ async fn an_asynchronous_store() {
                 tokio::time::sleep(Duration::from_millis(50)).await;
                 match id.as_bytes() {
                     _ if broken => Err("the database is gone"),
-                    b"alice" => Ok(vec![KeyEntry::new(id, key("a")).unwrap().attach("Alice")]),
+                    b"alice" => Ok(vec![KeyEntry::new(id, key("a")).unwrap().with_metadata("Alice")]),
                     _ => Ok(vec![]),
                 }
             }
@@ -469,7 +482,7 @@ async fn an_asynchronous_store() {
     let server = Server::new(store, audience("orders"));
     let client = |id, text| Client::new(id, &key(text), audience("orders")).unwrap();
     let peer = shake(&server, &client("alice", "a")).await.unwrap();
-    assert_eq!(*peer.identity().attached(), "Alice");
+    assert_eq!(*peer.identity().metadata(), "Alice");
     assert_eq!(shake(&server, &client("alice", "b")).await.unwrap_err(), Refused);
     assert_eq!(shake(&server, &client("eve", "a")).await.unwrap_err(), Refused);
     broken.store(true, Ordering::Relaxed);
@@ -494,7 +507,7 @@ async fn derived_keys() {
 }
 
 #[tokio::test]
-async fn a_required_binding_that_is_not_there_ends_it_before_anything_is_sent() {
+async fn missing_required_channel_binding_fails_before_anything_is_sent() {
     let server = Server::new(ring(&[("alice", "a")]), audience("orders")).require_channel_binding();
     let client = Client::new("alice", &key("a"), audience("orders")).unwrap().require_channel_binding();
 
@@ -506,33 +519,37 @@ async fn a_required_binding_that_is_not_there_ends_it_before_anything_is_sent() 
     let error = Connector::new(client.clone()).connect(io).await.unwrap_err();
     assert_eq!(error.kind(), NoChannelBinding);
     assert_eq!(peer.read_to_end(&mut Vec::new()).await.unwrap(), 0);
-    assert!(ChannelBinding::new("tls-exporter", "").is_err(), "an empty one can't be made");
+    assert!(ChannelBinding::new("tls-exporter", "").is_err(), "a binding cannot be empty");
     assert!(ChannelBinding::new("", "data").is_err());
 
     let (client_io, server_io) = duplex(64);
-    let (acceptor, connector) = (
-        Acceptor::new(server).inspect(bound(Some("channel"))),
-        Connector::new(client).inspect(bound(Some("channel"))),
+    let (acceptor, connector) = (Acceptor::new(server), Connector::new(client));
+    let (accepted, connected) = tokio::join!(
+        acceptor.accept(bound(server_io, Some("channel"))),
+        connector.connect(bound(client_io, Some("channel")))
     );
-    let (accepted, connected) = tokio::join!(acceptor.accept(server_io), connector.connect(client_io));
     accepted.unwrap();
     connected.unwrap();
 }
 
+/// For TLS that ends at a proxy: the two sides see different channels.
 #[tokio::test]
-async fn a_binding_can_be_ignored_where_the_two_sides_see_different_channels() {
-    let server = Server::new(ring(&[("alice", "a")]), audience("orders")).ignore_channel_binding();
-    let client = Client::new("alice", &key("a"), audience("orders")).unwrap().ignore_channel_binding();
+async fn channel_binding_can_be_ignored() {
+    let server = Server::new(ring(&[("alice", "a")]), audience("orders")).dangerous_ignore_channel_binding();
+    let client = Client::new("alice", &key("a"), audience("orders")).unwrap();
     let (client_io, server_io) = duplex(64);
-    let (acceptor, connector) =
-        (Acceptor::new(server), Connector::new(client).inspect(bound(Some("as far as the proxy"))));
-    let (accepted, connected) = tokio::join!(acceptor.accept(server_io), connector.connect(client_io));
+    let acceptor = Acceptor::new(server);
+    let connector = Connector::new(client.dangerous_ignore_channel_binding());
+    let (accepted, connected) = tokio::join!(
+        acceptor.accept(server_io),
+        connector.connect(bound(client_io, Some("up to the proxy")))
+    );
     accepted.unwrap();
     connected.unwrap();
 }
 
 #[tokio::test]
-async fn exported_bytes_are_of_one_handshake_one_label_and_one_context() {
+async fn exported_keying_material_is_bound_to_handshake_label_and_context() {
     let server = Server::new(ring(&[("alice", "a")]), audience("orders"));
     let client = Client::new("alice", &key("a"), audience("orders")).unwrap();
     let (one, two) = (shake(&server, &client).await.unwrap(), shake(&server, &client).await.unwrap());
@@ -556,13 +573,13 @@ async fn exported_bytes_are_of_one_handshake_one_label_and_one_context() {
     assert!(!format!("{one:?}").contains("0x"));
 }
 
-/// Old and new key overlap, every 10 ms anew, while handshakes run beside it: not one false refusal, and an old key
-/// is dead.
+/// Every 10 ms a new key replaces the older of two, while handshakes run. No legitimate client is refused, and a key
+/// that was removed is refused.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn rotation_under_load() {
     let ring = ring(&[("alice", "0")]);
     let server = Server::new(ring.clone(), audience("orders"));
-    // The last rotation that has begun, and the last that is over.
+    // The last rotation that has begun, and the last that has completed.
     let (begun, over) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
     let stop = Arc::new(AtomicBool::new(false));
     let mut load = tokio::task::JoinSet::new();
@@ -575,9 +592,9 @@ async fn rotation_under_load() {
                 let newest = over.load(Ordering::SeqCst);
                 match shake(&server, &client_of(newest)).await {
                     Ok(_) => accepted += 1,
-                    // It was the newest when we began, and the one after it keeps it: only the second kills it.
+                    // The key was the newest at the start, and the next rotation keeps it. Only the second removes it.
                     Err(_) => {
-                        assert!(begun.load(Ordering::SeqCst) >= newest + 2, "a false refusal of {newest}");
+                        assert!(begun.load(Ordering::SeqCst) >= newest + 2, "key {newest} is refused");
                     }
                 }
                 tokio::task::yield_now().await;
@@ -604,25 +621,25 @@ fn client_of(text: usize) -> Client {
     Client::new("alice", &key(&text.to_string()), audience("orders")).unwrap()
 }
 
-/// A ring of a million keys answers as fast as a ring of one. In one run, the best of several, and a bound that only a
-/// search through the ring would break.
+/// A lookup takes as long in a ring of a million keys as in a ring of one. Compares the best of several rounds, with a
+/// bound that only a linear search would exceed.
 #[test]
-fn a_ring_of_a_million_keys() {
-    use tower_challenge::key::{Keys as _, PrepareKey};
+fn lookup_time_does_not_depend_on_the_size_of_the_ring() {
+    use tower_challenge::key::{KeyRing, KeySource as _, PrepareKey};
 
-    struct Nothing;
+    struct Unprepared;
 
-    impl PrepareKey for Nothing {
+    impl PrepareKey for Unprepared {
         fn prepare(_: &Key) -> Result<Self, KeyError> {
             Ok(Self)
         }
     }
 
-    let ring = |count: usize| -> KeyRing<Nothing> {
+    let ring = |count: usize| -> KeyRing<Unprepared> {
         KeyRing::new((0..count).map(|id| KeyEntry::new(id.to_string(), Key::new("k").unwrap()).unwrap()))
             .unwrap()
     };
-    let best = |ring: &KeyRing<Nothing>, ids: usize| {
+    let best = |ring: &KeyRing<Unprepared>, ids: usize| {
         let ids: Vec<_> = (0..1000).map(|i| (i * 7919 % ids).to_string()).collect();
         let lookup = || {
             let begin = std::time::Instant::now();
@@ -640,9 +657,9 @@ fn a_ring_of_a_million_keys() {
     );
 }
 
-/// What the unit test of a handler is given: whoever it says, and keys that nobody else has.
+/// Peers for the unit tests of handlers have the identity that the test chose, and export random bytes.
 #[test]
-fn without_a_handshake_there_is_an_identity_and_nothing_shared() {
+fn peer_without_handshake_exports_random_keying_material() {
     let identity = || Identity::new("alice".parse().unwrap(), 7_u8);
     let export = |peer: &Peer<u8>| {
         let mut out = [0; 32];
@@ -650,10 +667,10 @@ fn without_a_handshake_there_is_an_identity_and_nothing_shared() {
         out
     };
     let peer = Peer::without_handshake(identity());
-    assert_eq!((peer.identity().key_id(), peer.identity().attached()), (&"alice".parse().unwrap(), &7));
+    assert_eq!((peer.identity().key_id(), peer.identity().metadata()), (&"alice".parse().unwrap(), &7));
     assert_eq!(export(&peer), export(&peer.clone()));
     assert_ne!(export(&peer), export(&Peer::without_handshake(identity())));
     let mut out = [0; 32];
-    ProvenServer::without_handshake().export_keying_material(b"label", b"", &mut out).unwrap();
+    ServerPeer::without_handshake().export_keying_material(b"label", b"", &mut out).unwrap();
     assert_ne!(out, export(&peer));
 }

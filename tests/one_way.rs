@@ -1,32 +1,31 @@
-//! The classic wire, both roles, byte by byte: what is accepted, what is not, and how each ends.
+//! The classic wire in both roles, byte by byte: messages that are accepted, messages that are not, and the errors.
 
-mod support;
-
-use std::error::Error as _;
 use std::time::Duration;
 
 use sha2::Sha256;
-use support::{
-    ACCEPTED, REFUSED, acceptor, answer_by_hand, connector, hmac_md5, key, read_array, read_verdict, ring,
-};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
 use tokio::task::yield_now;
-use tower_challenge::HandshakeErrorKind::{ClosedEarly, Malformed, Random, Refused};
+use tower_challenge::HandshakeErrorKind::{Malformed, Random, Refused, UnexpectedEof};
 use tower_challenge::mechanism::{Context, Mechanism, PeerOf, Start};
 use tower_challenge::{
     Acceptor, Authenticated, Connector, HandshakeError, Identity, Key, KeyEntry, KeyRing, one_way,
 };
 
+use crate::support::{
+    ACCEPTED, REFUSED, acceptor, answer_by_hand, connector, entries, hmac_md5, key, read_array, read_verdict,
+    ring,
+};
+
 type Accepted = Result<Authenticated<DuplexStream, Identity>, HandshakeError>;
 
-/// A server that a test plays the client of.
+/// Starts a server and returns the client's end of its connection.
 fn serve_one(keys: &[&str], buffer: usize) -> (DuplexStream, tokio::task::JoinHandle<Accepted>) {
     let (client, server) = duplex(buffer);
     (client, tokio::spawn(acceptor(keys).accept(server)))
 }
 
 #[tokio::test]
-async fn the_classic_bytes() {
+async fn classic_wire() {
     let (mut client, server) = serve_one(&["This is key!"], 64);
     let nonce = read_array::<32>(&mut client).await;
     assert_ne!(nonce, [0; 32]);
@@ -36,18 +35,18 @@ async fn the_classic_bytes() {
 }
 
 #[tokio::test]
-async fn a_wrong_key_is_told_and_closed() {
+async fn wrong_key_gets_the_refusing_verdict_and_a_close() {
     let (mut client, server) = serve_one(&["right"], 64);
     answer_by_hand(&mut client, "wrong").await;
     let mut rest = String::new();
     client.read_to_string(&mut rest).await.unwrap();
-    assert_eq!(rest, REFUSED, "and nothing else before the close");
+    assert_eq!(rest, REFUSED, "nothing else before the close");
     drop(client);
     assert_eq!(server.await.unwrap().unwrap_err().kind(), Refused);
 }
 
 #[tokio::test]
-async fn one_byte_at_a_time_both_roles() {
+async fn both_roles_one_byte_at_a_time() {
     for (client_key, accepted) in [("right", true), ("wrong", false)] {
         let (client, server) = duplex(1);
         let (server, client) =
@@ -92,7 +91,7 @@ async fn every_split_of_challenge_and_verdict() {
                 yield_now().await;
                 server.write_all(&verdict.as_bytes()[verdict_split..]).await.unwrap();
                 match client.await.unwrap() {
-                    Ok(stream) => assert!(!refused && *stream.peer() == one_way::UnprovenServer),
+                    Ok(stream) => assert!(!refused && *stream.peer() == one_way::ServerPeer),
                     Err(error) => assert!(refused && error.kind() == Refused),
                 }
             }
@@ -101,7 +100,7 @@ async fn every_split_of_challenge_and_verdict() {
 }
 
 #[tokio::test]
-async fn bytes_behind_the_answer_reach_the_service_unchanged() {
+async fn bytes_after_the_answer_reach_the_service_unchanged() {
     let data: Vec<u8> = (0..=255).cycle().take(5000).collect();
     for ahead in [0, 1, 100, 5000] {
         let (mut client, server) = serve_one(&["key"], 16 * 1024);
@@ -113,12 +112,12 @@ async fn bytes_behind_the_answer_reach_the_service_unchanged() {
         drop(client);
         let mut received = Vec::new();
         server.await.unwrap().unwrap().read_to_end(&mut received).await.unwrap();
-        assert_eq!(received, data, "with {ahead} bytes sent along");
+        assert_eq!(received, data, "with {ahead} bytes after the answer");
     }
 }
 
 #[tokio::test]
-async fn bytes_behind_the_verdict_reach_the_client_unchanged() {
+async fn bytes_after_the_verdict_reach_the_client_unchanged() {
     let (client, mut server) = duplex(256);
     let client = tokio::spawn(connector("key").connect(client));
     server.write_all(&[7; 32]).await.unwrap();
@@ -131,22 +130,22 @@ async fn bytes_behind_the_verdict_reach_the_client_unchanged() {
 }
 
 #[tokio::test]
-async fn an_answer_of_15_bytes_is_cut_short() {
+async fn answer_of_15_bytes_is_truncated() {
     let (mut client, server) = serve_one(&["key"], 64);
     let answer = hmac_md5(b"key", &read_array::<32>(&mut client).await);
     client.write_all(&answer[..15]).await.unwrap();
     client.shutdown().await.unwrap();
     let error = server.await.unwrap().unwrap_err();
-    assert_eq!(error.kind(), ClosedEarly);
-    assert!(error.source().unwrap().to_string().contains("middle of a message"), "{error:?}");
+    assert_eq!(error.kind(), UnexpectedEof);
+    assert!(error.to_string().contains("middle of a message"), "{error}");
     let mut rest = String::new();
     client.read_to_string(&mut rest).await.unwrap();
     assert_eq!(rest, "", "closed without a verdict");
 }
 
-/// A byte too many in front of the answer or within it. One behind it is the application's first.
+/// The extra byte is before the answer or within it. A byte after it would be the first of the application.
 #[tokio::test]
-async fn an_answer_of_17_bytes_is_refused() {
+async fn answer_of_17_bytes_is_refused() {
     for at in 0..16 {
         let (mut client, server) = serve_one(&["key"], 64);
         let mut answer = hmac_md5(b"key", &read_array::<32>(&mut client).await).to_vec();
@@ -159,7 +158,7 @@ async fn an_answer_of_17_bytes_is_refused() {
 }
 
 #[tokio::test]
-async fn every_bit_of_the_answer_counts() {
+async fn every_bit_of_the_answer_is_significant() {
     for bit in 0..128 {
         let (mut client, server) = serve_one(&["key"], 64);
         let mut answer = hmac_md5(b"key", &read_array::<32>(&mut client).await);
@@ -171,7 +170,7 @@ async fn every_bit_of_the_answer_counts() {
 }
 
 #[tokio::test]
-async fn an_answer_replayed_from_another_connection_is_refused() {
+async fn replayed_answer_is_refused() {
     let acceptor = acceptor(&["key"]);
     let (mut first, server) = duplex(64);
     let first_server = tokio::spawn(acceptor.accept(server));
@@ -189,27 +188,27 @@ async fn an_answer_replayed_from_another_connection_is_refused() {
 }
 
 #[tokio::test]
-async fn whose_key_it_was_and_what_is_attached() {
+async fn peer_has_the_key_id_and_the_metadata_of_its_key() {
     let keys = KeyRing::new([
-        KeyEntry::new("alice", key("a")).unwrap().attach(1),
-        KeyEntry::new("alice", key("b")).unwrap().attach(2),
-        KeyEntry::new("bob", key("c")).unwrap().attach(3),
+        KeyEntry::new("alice", key("a")).unwrap().with_metadata(1),
+        KeyEntry::new("alice", key("b")).unwrap().with_metadata(2),
+        KeyEntry::new("bob", key("c")).unwrap().with_metadata(3),
     ])
     .unwrap();
     let acceptor = Acceptor::new(one_way::Server::new(keys));
-    for (key, id, attached) in [("a", "alice", 1), ("b", "alice", 2), ("c", "bob", 3)] {
+    for (key, id, metadata) in [("a", "alice", 1), ("b", "alice", 2), ("c", "bob", 3)] {
         let (client, server) = duplex(64);
         let (server, client) = tokio::join!(acceptor.accept(server), connector(key).connect(client));
         client.unwrap();
         let server = server.unwrap();
-        assert_eq!((server.peer().key_id(), *server.peer().attached()), (&id.parse().unwrap(), attached));
+        assert_eq!((server.peer().key_id(), *server.peer().metadata()), (&id.parse().unwrap(), metadata));
     }
 }
 
-/// Old and new are both good during the overlap; then lookups, even of handshakes that had begun, never see the old
-/// one.
+/// The old and the new key are accepted during the overlap. After that the old key is refused, even in handshakes that
+/// had begun before.
 #[tokio::test]
-async fn rotation() {
+async fn key_rotation() {
     let ring = ring(&["old"]);
     let acceptor = Acceptor::new(one_way::Server::new(ring.clone()));
     let start = || {
@@ -219,21 +218,21 @@ async fn rotation() {
     let (mut begun, begun_server) = start();
     let nonce = read_array::<32>(&mut begun).await;
 
-    ring.replace(support::entries(&["old", "new"])).unwrap();
+    ring.replace(entries(&["old", "new"])).unwrap();
     for key in ["old", "new"] {
         let (client, server) = start();
         connector(key).connect(client).await.unwrap();
         assert_eq!(server.await.unwrap().unwrap().peer().key_id(), &key);
     }
 
-    ring.replace(support::entries(&["new"])).unwrap();
+    ring.replace(entries(&["new"])).unwrap();
     begun.write_all(&hmac_md5(b"old", &nonce)).await.unwrap();
     drop(begun);
     assert_eq!(begun_server.await.unwrap().unwrap_err().kind(), Refused);
 }
 
 #[tokio::test]
-async fn another_digest_and_other_settings() {
+async fn custom_digest_and_wire() {
     let wire = one_way::Wire::new(16, "y", "n").unwrap();
     let keys = KeyRing::new([KeyEntry::new("k", key("k")).unwrap()]).unwrap();
     let acceptor = Acceptor::new(one_way::Server::<Sha256>::with_digest(keys).wire(wire.clone()));
@@ -244,38 +243,38 @@ async fn another_digest_and_other_settings() {
             tokio::join!(acceptor.accept(server_io), Connector::new(client).connect(client_io));
         assert_eq!((server.is_ok(), client.is_ok()), (accepted, accepted));
     }
-    // 32 bytes, and no 16.
+    // SHA-256 needs an answer of 32 bytes, and the client sends 16.
     let (mut client, server) = duplex(64);
     let server = tokio::spawn(acceptor.accept(server));
     let nonce = read_array::<16>(&mut client).await;
     client.write_all(&hmac_md5(b"k", &nonce)).await.unwrap();
     client.shutdown().await.unwrap();
-    assert_eq!(server.await.unwrap().unwrap_err().kind(), ClosedEarly);
+    assert_eq!(server.await.unwrap().unwrap_err().kind(), UnexpectedEof);
 }
 
 #[tokio::test]
-async fn how_a_client_is_turned_away() {
-    for (server_says, kind) in [
-        (&b""[..], ClosedEarly),
-        (&[7; 31], ClosedEarly),
-        (&[7; 32], ClosedEarly),
-        (&[&[7; 32], "验证成".as_bytes()].concat(), ClosedEarly),
+async fn client_errors() {
+    for (messages, kind) in [
+        (&b""[..], UnexpectedEof),
+        (&[7; 31], UnexpectedEof),
+        (&[7; 32], UnexpectedEof),
+        (&[&[7; 32], "验证成".as_bytes()].concat(), UnexpectedEof),
         (&[&[7; 32], REFUSED.as_bytes()].concat(), Refused),
         (&[&[7; 32], "验证成攻".as_bytes()].concat(), Malformed),
         (b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n", Malformed),
     ] {
         let (client, mut server) = duplex(64);
-        server.write_all(server_says).await.unwrap();
+        server.write_all(messages).await.unwrap();
         server.shutdown().await.unwrap();
         let error = connector("key").connect(client).await.unwrap_err();
-        assert_eq!(error.kind(), kind, "after {server_says:?}");
+        assert_eq!(error.kind(), kind, "after {messages:?}");
     }
 }
 
-/// A mechanism whose random bytes are a test's to choose.
-struct Rigged<M, F>(M, F);
+/// A mechanism whose random bytes come from the test.
+struct WithRandom<M, F>(M, F);
 
-impl<M: Mechanism, F: Fn(&mut [u8]) -> Result<(), &'static str>> Mechanism for Rigged<M, F> {
+impl<M: Mechanism, F: Fn(&mut [u8]) -> Result<(), &'static str>> Mechanism for WithRandom<M, F> {
     type Role = M::Role;
     type Handshake = M::Handshake;
 
@@ -286,10 +285,10 @@ impl<M: Mechanism, F: Fn(&mut [u8]) -> Result<(), &'static str>> Mechanism for R
     }
 }
 
-/// RFC 2202, section 2, through whole handshakes: client and server, public path only. Cases 1 and 7, whose data are
-/// too short or too long for a nonce, are with the key.
+/// RFC 2202, section 2, in complete handshakes of both roles. The unit tests of the key have cases 1 and 7, whose data
+/// are too short or too long for a nonce.
 #[tokio::test]
-async fn rfc_2202() {
+async fn rfc_2202_cases_2_to_6() {
     let cases: [(&[u8], &[u8], &str); 5] = [
         (b"Jefe", b"what do ya want for nothing?", "750c783e6ab0b503eaa86e310a5db738"),
         (&[0xaa; 16], &[0xdd; 50], "56be34521d144c88dbb8c733f0e8b3f6"),
@@ -320,55 +319,71 @@ async fn rfc_2202() {
         client.await.unwrap().unwrap();
 
         let ring = KeyRing::new([KeyEntry::new("k", key).unwrap()]).unwrap();
-        let rigged = Rigged(one_way::Server::new(ring).wire(wire), |out: &mut [u8]| {
+        let mechanism = WithRandom(one_way::Server::new(ring).wire(wire), |out: &mut [u8]| {
             out.copy_from_slice(data);
             Ok(())
         });
         let (mut client, server) = duplex(256);
         client.write_all(&digest).await.unwrap();
-        Acceptor::new(rigged).accept(server).await.unwrap();
+        Acceptor::new(mechanism).accept(server).await.unwrap();
     }
 }
 
 #[tokio::test]
-async fn a_failing_random_generator_refuses_the_peer_and_is_reported() {
-    let rigged = Rigged(one_way::Server::new(ring(&["key"])), |_: &mut [u8]| Err("the generator is broken"));
+async fn failing_random_generator_closes_and_is_reported() {
+    let mechanism =
+        WithRandom(one_way::Server::new(ring(&["key"])), |_: &mut [u8]| Err("the generator is broken"));
     let (mut client, server) = duplex(64);
-    let error = Acceptor::new(rigged).accept(server).await.unwrap_err();
+    let error = Acceptor::new(mechanism).accept(server).await.unwrap_err();
     assert_eq!(error.kind(), Random);
-    assert_eq!(error.source().unwrap().to_string(), "the generator is broken");
-    let mut said = Vec::new();
-    client.read_to_end(&mut said).await.unwrap();
-    assert!(said.is_empty(), "closed, and no challenge of a kind");
+    assert_eq!(error.get_ref().unwrap().to_string(), "the generator is broken");
+    assert!(error.to_string().ends_with(": the generator is broken"), "{error}");
+    let mut received = Vec::new();
+    client.read_to_end(&mut received).await.unwrap();
+    assert!(received.is_empty(), "closed without a challenge");
 }
 
-/// A state machine that is fed what no codec would give it does not accept.
+/// The state machine rejects messages that its codec would not produce in this order.
 #[test]
-fn a_verdict_before_the_challenge_is_malformed() {
-    use one_way::ServerMessage::{Accepted, Challenge, Refused};
-    use tower_challenge::mechanism::{Handshake as _, Input};
+fn messages_out_of_order_are_malformed() {
+    use tower_challenge::mechanism::{Handshake as _, Input, Step};
 
-    let start = |client: &one_way::Client| {
+    let start = || {
+        let client = one_way::Client::new(&key("key"));
         client.start(&mut Context::with_random(&mut |_| unreachable!())).unwrap().handshake
     };
-    let client = one_way::Client::new(&key("key"));
-    for message in [Accepted, Refused] {
-        let reject = start(&client).step(Input::Frame(message)).unwrap_err();
+    let server =
+        || one_way::Server::new(ring(&["key"])).start(&mut Context::with_random(&mut |_| Ok(()))).unwrap();
+    let challenge = || server().send.expect("the server speaks first");
+    // The challenge of every server is the same here, so one answer is correct for all of them.
+    let answer_of = |text: &str| {
+        let client = one_way::Client::new(&key(text));
+        let mut handshake =
+            client.start(&mut Context::with_random(&mut |_| unreachable!())).unwrap().handshake;
+        match handshake.step(Input::Frame(challenge())) {
+            Ok(Step::Continue { send: Some(answer) }) => answer,
+            other => panic!("{other:?}"),
+        }
+    };
+    let accepted = match server().handshake.step(Input::Frame(answer_of("key"))) {
+        Ok(Step::Complete { send: Some(verdict), .. }) => verdict,
+        other => panic!("{other:?}"),
+    };
+    let refused = match server().handshake.step(Input::Frame(answer_of("wrong"))) {
+        Err(reject) => reject.verdict().expect("a verdict").clone(),
+        other => panic!("{other:?}"),
+    };
+    for verdict in [accepted, refused] {
+        let reject = start().step(Input::Frame(verdict)).unwrap_err();
         assert_eq!(reject.error().kind(), Malformed);
     }
-    let server = one_way::Server::new(ring(&["key"]));
-    let challenge = || {
-        let start = server.start(&mut Context::with_random(&mut |_| Ok(()))).unwrap();
-        let Some(Challenge(nonce)) = start.send else { panic!("the server challenges first") };
-        Input::Frame(Challenge(nonce))
-    };
-    let mut handshake = start(&client);
-    handshake.step(challenge()).unwrap();
-    assert_eq!(handshake.step(challenge()).unwrap_err().error().kind(), Malformed);
+    let mut handshake = start();
+    handshake.step(Input::Frame(challenge())).unwrap();
+    assert_eq!(handshake.step(Input::Frame(challenge())).unwrap_err().error().kind(), Malformed);
 }
 
 #[test]
-fn nothing_secret_is_printed() {
+fn debug_prints_no_secret() {
     let server = one_way::Server::new(ring(&["sesame"]));
     let client = one_way::Client::new(&key("sesame"));
     let start = server
@@ -385,7 +400,7 @@ fn nothing_secret_is_printed() {
         format!("{:?}", start.send),
         format!("{:?}", Acceptor::new(server.clone())),
     ] {
-        // "sesame" is the key's id too, but not even that is shown before it is proven.
+        // "sesame" is the id of the key, too, which is not printed either.
         assert!(!shown.contains("sesame") && !shown.contains("171") && !shown.contains("ab, "), "{shown}");
     }
 }
@@ -393,7 +408,7 @@ fn nothing_secret_is_printed() {
 fn is_send<T: Send>(_: &T) {}
 
 #[tokio::test(start_paused = true)]
-async fn futures_are_send_and_time_is_kept_from_the_call_on() {
+async fn futures_are_send_and_the_deadline_starts_at_the_call() {
     let (_client, server) = duplex(64);
     let accept = acceptor(&["key"]).timeout(Duration::from_secs(2)).accept(server);
     is_send(&accept);

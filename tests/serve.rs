@@ -1,7 +1,5 @@
-//! The accept loop, over real sockets: tasks of their own, errors survived, shutdown.
+//! The accept loop: a task for each connection, errors that do not stop the server, limits, and shutdown.
 #![cfg(feature = "net")]
-
-mod support;
 
 use std::io;
 use std::net::SocketAddr;
@@ -10,7 +8,6 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use support::{answer_by_hand, connector, read_array, read_verdict, ring};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, oneshot};
@@ -22,13 +19,15 @@ use tower_challenge::{
     AcceptError, Authenticated, ChallengeLayer, Connection, HandshakeErrorKind, Identity, one_way, serve,
 };
 
+use crate::support::{REFUSED, answer_by_hand, connector, read_array, read_verdict, ring};
+
 type Stream<IO = TcpStream, A = SocketAddr> = Authenticated<Connection<IO, A>, Identity>;
 
 fn layer() -> ChallengeLayer<one_way::Server> {
     ChallengeLayer::new(one_way::Server::new(ring(&["key"])))
 }
 
-/// Echoes, unless it is told to panic, to fail, or to stay.
+/// Echoes, unless the client requests a panic, an error, or a session without an end.
 async fn handle<IO: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin, A: Unpin>(
     mut stream: Stream<IO, A>,
 ) -> io::Result<()> {
@@ -37,15 +36,15 @@ async fn handle<IO: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin, A: Unp
         match stream.read(&mut buf).await? {
             0 => return Ok(()),
             len => match &buf[..len] {
-                b"panic" => panic!("as it was told"),
-                b"fail" => return Err(io::Error::other("as it was told")),
+                b"panic" => panic!("requested panic"),
+                b"fail" => return Err(io::Error::other("requested failure")),
                 b"stay" => {
                     stream.write_all(b"staying").await?;
                     std::future::pending::<()>().await;
                 }
                 b"until" => {
                     stream.write_all(b"staying").await?;
-                    stream.shutdown_token().expect("serve gives one").clone().cancelled().await;
+                    stream.shutdown_token().expect("set by serve").clone().cancelled().await;
                     return stream.write_all(b"over").await;
                 }
                 data => stream.write_all(data).await?,
@@ -54,7 +53,7 @@ async fn handle<IO: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin, A: Unp
     }
 }
 
-/// Listens for tests that play the kernel.
+/// A listener for tests that play the kernel.
 struct Accepts<IO>(mpsc::Receiver<io::Result<IO>>);
 
 impl<IO: tokio::io::AsyncRead + tokio::io::AsyncWrite> Listener for Accepts<IO> {
@@ -87,7 +86,7 @@ async fn server(shutdown_timeout: Duration) -> Server {
     let errors = Arc::new(Mutex::new(Vec::new()));
     let (stop, stopped) = oneshot::channel();
     let serve = serve(listener, service)
-        .with_graceful_shutdown(async { stopped.await.unwrap_or_default() })
+        .graceful_shutdown(async { stopped.await.unwrap_or_default() })
         .shutdown_timeout(shutdown_timeout)
         .on_error({
             let errors = Arc::clone(&errors);
@@ -97,7 +96,7 @@ async fn server(shutdown_timeout: Duration) -> Server {
     Server { addr, errors, stop, running }
 }
 
-async fn connect(addr: SocketAddr) -> Authenticated<TcpStream, one_way::UnprovenServer> {
+async fn connect(addr: SocketAddr) -> Authenticated<TcpStream, one_way::ServerPeer> {
     connector("key").connect(TcpStream::connect(addr).await.unwrap()).await.unwrap()
 }
 
@@ -107,16 +106,16 @@ async fn echo(stream: &mut (impl tokio::io::AsyncRead + tokio::io::AsyncWrite + 
 }
 
 #[tokio::test]
-async fn each_connection_by_itself() {
+async fn connections_are_independent_and_errors_are_reported() {
     let server = server(Duration::from_secs(1)).await;
     let _silent = TcpStream::connect(server.addr).await.unwrap();
     let mut first = connect(server.addr).await;
     echo(&mut first).await;
 
-    // A wrong key, an error and a panic harm nobody else.
+    // A wrong key, an error and a panic do not affect other connections.
     let mut wrong = TcpStream::connect(server.addr).await.unwrap();
     answer_by_hand(&mut wrong, "wrong").await;
-    assert_eq!(read_verdict(&mut wrong).await, support::REFUSED);
+    assert_eq!(read_verdict(&mut wrong).await, REFUSED);
     let wrong_addr = wrong.local_addr().unwrap();
     drop(wrong);
     for order in ["fail", "panic"] {
@@ -136,35 +135,36 @@ async fn each_connection_by_itself() {
         let at = errors.iter().position(|e| e.starts_with(start) && e.ends_with(end));
         at.unwrap_or_else(|| panic!("no {start}..{end} in {errors:#?}"));
     };
-    expect(&format!("connection from {wrong_addr}: "), "handshake refused");
-    expect("connection from", "the service of an authenticated peer failed");
-    expect("connection from", "the service panicked: as it was told");
-    expect("connection from", "shut down before the handshake was over");
+    let wrong = format!("connection from {wrong_addr}: ");
+    expect(&wrong, ": handshake refused: the answer matches none of the keys");
+    expect("connection from", ": requested failure");
+    expect("connection from", ": the service panicked: requested panic");
+    expect("connection from", ": shut down before the handshake completed");
     assert_eq!(errors.len(), 4, "{errors:#?}");
 }
 
 #[tokio::test]
-async fn a_service_sees_the_accept_address_and_a_socket_without_delay() {
+async fn connection_has_the_accepted_address_and_nodelay() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();
-    let (seen, mut saw) = mpsc::channel(1);
+    let (report, mut reports) = mpsc::channel(1);
     let service = ServiceBuilder::new().layer(layer()).service_fn(move |stream: Stream| {
-        let seen = seen.clone();
+        let report = report.clone();
         async move {
             let connection = stream.get_ref();
             let nodelay = connection.get_ref().nodelay()?;
-            seen.send((*connection.addr(), nodelay)).await.map_err(io::Error::other)
+            report.send((*connection.addr(), nodelay)).await.map_err(io::Error::other)
         }
     });
     let server = tokio::spawn(serve(listener, service).into_future());
     let client = connect(addr).await;
-    assert_eq!(saw.recv().await.unwrap(), (client.get_ref().local_addr().unwrap(), true));
+    assert_eq!(reports.recv().await.unwrap(), (client.get_ref().local_addr().unwrap(), true));
     server.abort();
 }
 
 #[cfg(unix)]
 #[tokio::test]
-async fn over_a_unix_socket() {
+async fn serves_unix_sockets() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("socket");
     let listener = tokio::net::UnixListener::bind(&path).unwrap();
@@ -178,7 +178,7 @@ async fn over_a_unix_socket() {
 }
 
 #[tokio::test]
-async fn shutdown_closes_the_listener_ends_handshakes_and_waits_for_sessions() {
+async fn graceful_shutdown_closes_listener_ends_handshakes_and_waits_for_sessions() {
     let server = server(Duration::from_secs(2)).await;
     let mut pending = TcpStream::connect(server.addr).await.unwrap();
     read_array::<32>(&mut pending).await;
@@ -194,7 +194,7 @@ async fn shutdown_closes_the_listener_ends_handshakes_and_waits_for_sessions() {
     assert_eq!(pending.read(&mut [0]).await.unwrap(), 0, "ended at once");
     assert_eq!(&read_array::<4>(&mut until).await, b"over");
     assert!(begin.elapsed() < Duration::from_secs(2), "not at the deadline");
-    assert!(TcpStream::connect(server.addr).await.is_err(), "nobody listens");
+    assert!(TcpStream::connect(server.addr).await.is_err(), "the listener is closed");
 
     let shutdown = server.running.await.unwrap();
     assert!(begin.elapsed() >= Duration::from_secs(2));
@@ -204,7 +204,7 @@ async fn shutdown_closes_the_listener_ends_handshakes_and_waits_for_sessions() {
 }
 
 #[tokio::test]
-async fn dropping_the_server_aborts_its_connections() {
+async fn drop_aborts_connections() {
     let server = server(Duration::from_secs(60)).await;
     let mut stream = connect(server.addr).await;
     echo(&mut stream).await;
@@ -213,47 +213,78 @@ async fn dropping_the_server_aborts_its_connections() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn accept_errors_are_survived_with_pauses_that_grow_up_to_half_a_second() {
+async fn accept_errors_pause_the_loop_for_up_to_half_a_second() {
+    /// Reports when each accept failed.
+    struct Timed<L>(L, mpsc::UnboundedSender<u128>, Instant);
+
+    impl<L: Listener> Listener for Timed<L> {
+        type Io = L::Io;
+        type Addr = L::Addr;
+
+        fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<(L::Io, L::Addr)>> {
+            let accepted = self.0.poll_accept(cx);
+            if let Poll::Ready(Err(_)) = accepted {
+                self.1.send(self.2.elapsed().as_millis()).unwrap();
+            }
+            accepted
+        }
+
+        fn local_addr(&self) -> io::Result<L::Addr> {
+            self.0.local_addr()
+        }
+    }
+
     let (accepts, listener) = mpsc::channel(64);
     let service = ServiceBuilder::new().layer(layer()).service_fn(handle::<DuplexStream, ()>);
-    let (told, mut tell) = mpsc::unbounded_channel();
+    let (failed, mut failures) = mpsc::unbounded_channel();
+    let (report, mut reports) = mpsc::unbounded_channel();
     let begin = Instant::now();
-    let server = serve(Accepts(listener), service).on_error(move |error| {
+    let server = serve(Timed(Accepts(listener), failed, begin), service).on_error(move |error| {
         if let ServeError::Accept(error) = error {
-            told.send((error.kind(), begin.elapsed().as_millis())).unwrap();
+            report.send(error.kind()).unwrap();
         }
     });
     let server = tokio::spawn(server.into_future());
 
     let emfile = || Err(io::Error::from_raw_os_error(24));
+    let emfile_kind = io::Error::from_raw_os_error(24).kind();
     for _ in 0..10 {
         accepts.send(emfile()).await.unwrap();
     }
     let mut at = Vec::new();
     for _ in 0..10 {
-        at.push(tell.recv().await.unwrap().1);
+        at.push(failures.recv().await.unwrap());
     }
     assert_eq!(at, [0, 5, 15, 35, 75, 155, 315, 635, 1135, 1635]);
 
     let (client, io) = duplex(64);
     accepts.send(Ok(io)).await.unwrap();
     echo(&mut connector("key").connect(client).await.unwrap()).await;
-    assert!(begin.elapsed() < Duration::from_millis(2200), "back within half a second");
+    assert!(begin.elapsed() < Duration::from_millis(2200), "accepts again within half a second");
 
-    // What concerns one connection alone is no reason to pause; and after a success pauses are short again.
+    // An error of one connection causes no pause, and after a success the pauses are short again.
     let before = begin.elapsed().as_millis();
     accepts.send(Err(io::ErrorKind::ConnectionAborted.into())).await.unwrap();
     accepts.send(emfile()).await.unwrap();
     accepts.send(emfile()).await.unwrap();
-    assert_eq!(tell.recv().await.unwrap(), (io::ErrorKind::ConnectionAborted, before));
-    assert_eq!(tell.recv().await.unwrap().1, before);
-    assert_eq!(tell.recv().await.unwrap().1, before + 5);
+    for expected in [before, before, before + 5] {
+        assert_eq!(failures.recv().await.unwrap(), expected);
+    }
     server.abort();
+
+    // All of them were reported.
+    let mut kinds = Vec::new();
+    while let Some(kind) = reports.recv().await {
+        kinds.push(kind);
+    }
+    let mut expected = vec![emfile_kind; 13];
+    expected[10] = io::ErrorKind::ConnectionAborted;
+    assert_eq!(kinds, expected);
 }
 
-/// An outer layer that has no room leaves connections where they are; a challenge always has.
+/// An outer layer that is not ready leaves connections in the queue. A `ChallengeLayer` is always ready.
 #[tokio::test(start_paused = true)]
-async fn the_next_connection_is_accepted_when_the_service_is_ready() {
+async fn accepts_when_the_outer_service_is_ready() {
     let (accepts, listener) = mpsc::channel(64);
     let handled = Arc::new(AtomicUsize::new(0));
     let service = ServiceBuilder::new().concurrency_limit(1).layer(layer()).service_fn({
@@ -281,17 +312,17 @@ async fn the_next_connection_is_accepted_when_the_service_is_ready() {
 }
 
 #[tokio::test]
-async fn a_service_that_can_never_be_called_again_ends_the_server_with_its_error() {
+async fn poll_ready_error_ends_the_server() {
     #[derive(Clone)]
     struct Broken;
 
     impl tower::Service<Connection<DuplexStream, ()>> for Broken {
         type Response = ();
-        type Error = AcceptError<io::Error>;
+        type Error = AcceptError;
         type Future = std::future::Ready<Result<(), Self::Error>>;
 
         fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-            Poll::Ready(Err(AcceptError::Service(io::Error::other("broken"))))
+            Poll::Ready(Err(AcceptError::Service("broken".into())))
         }
 
         fn call(&mut self, _: Connection<DuplexStream, ()>) -> Self::Future {
@@ -301,41 +332,58 @@ async fn a_service_that_can_never_be_called_again_ends_the_server_with_its_error
 
     let (_accepts, listener) = mpsc::channel(1);
     let error = serve(Accepts(listener), Broken).await.unwrap_err();
-    assert!(matches!(error, AcceptError::Service(error) if error.to_string() == "broken"));
+    assert_eq!(error.to_string(), "broken");
+    let error = error.get_ref().unwrap().downcast_ref::<AcceptError>();
+    assert!(matches!(error, Some(AcceptError::Service(error)) if error.to_string() == "broken"));
 }
 
 #[tokio::test]
-async fn errors_have_the_address_and_the_kind() {
+async fn limit_of_zero_connections_is_an_error_at_the_start() {
+    let (_accepts, listener) = mpsc::channel(1);
+    let service = ServiceBuilder::new().layer(layer()).service_fn(handle::<DuplexStream, ()>);
+    let error = serve(Accepts(listener), service).max_connections(0).await.unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
+    assert!(error.to_string().contains("max_connections is 0"), "{error}");
+}
+
+#[tokio::test]
+async fn connection_errors_have_address_and_kind() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();
     let service = ServiceBuilder::new().layer(layer()).service_fn(handle);
-    let (told, mut tell) = mpsc::unbounded_channel();
+    let (report, mut reports) = mpsc::unbounded_channel();
     let server = serve(listener, service).on_error(move |error| {
-        if let ServeError::Connection { addr, error: AcceptError::Handshake(error) } = error {
-            told.send((addr, error.kind())).unwrap();
+        let kind = error.handshake_error().expect("the handshake fails").kind();
+        let addr = *error.addr().expect("the error of a connection");
+        if let ServeError::Connection { error, .. } = error
+            && let Some(AcceptError::Handshake(error)) = error.downcast_ref()
+        {
+            assert_eq!(error.kind(), kind);
+            report.send((addr, kind)).unwrap();
         }
     });
     let server = tokio::spawn(server.into_future());
     let mut client = TcpStream::connect(addr).await.unwrap();
     let from = client.local_addr().unwrap();
+    client.write_all(b"x").await.unwrap();
     client.shutdown().await.unwrap();
-    assert_eq!(tell.recv().await.unwrap(), (from, HandshakeErrorKind::ClosedEarly));
+    assert_eq!(reports.recv().await.unwrap(), (from, HandshakeErrorKind::UnexpectedEof));
     server.abort();
 }
 
-/// Waits until so many have been seen.
-async fn eventually(what: impl Fn() -> bool) {
-    while !what() {
+/// Waits until the condition holds.
+async fn eventually(condition: impl Fn() -> bool) {
+    while !condition() {
         sleep(Duration::from_millis(1)).await;
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn above_the_total_nobody_is_accepted_and_the_queue_is_served_in_order() {
+async fn max_connections_stops_accepting_and_serves_the_queue_in_order() {
     let (accepts, listener) = mpsc::channel(64);
-    let (called, mut call) = mpsc::unbounded_channel();
+    let (call, mut calls) = mpsc::unbounded_channel();
     let service = ServiceBuilder::new().layer(layer()).service_fn(move |stream: Stream<DuplexStream, ()>| {
-        called.send(stream).unwrap();
+        call.send(stream).unwrap();
         std::future::ready(Ok::<_, io::Error>(()))
     });
     let server = tokio::spawn(serve(Accepts(listener), service).max_connections(2).into_future());
@@ -345,19 +393,19 @@ async fn above_the_total_nobody_is_accepted_and_the_queue_is_served_in_order() {
         accepts.send(Ok(io)).await.unwrap();
         clients.push(tokio::spawn(connector("key").connect(client)));
     }
-    let mut sessions = vec![call.recv().await.unwrap(), call.recv().await.unwrap()];
+    let mut sessions = vec![calls.recv().await.unwrap(), calls.recv().await.unwrap()];
     sleep(Duration::from_secs(1)).await;
     assert_eq!(
         accepts.capacity(),
         62,
-        "two are left in the queue, though the service has returned for the others"
+        "two are left in the queue, although the service has returned for the others"
     );
 
     for client in clients.split_off(2) {
-        // Who has been waiting longest is next, as soon as a stream is dropped, wherever it has got to.
+        // The connection that has waited longest is next when a stream is dropped, also outside of the service.
         drop(sessions.remove(0));
         let mut client = client.await.unwrap().unwrap();
-        let mut session = call.recv().await.unwrap();
+        let mut session = calls.recv().await.unwrap();
         session.write_all(b"hi").await.unwrap();
         assert_eq!(&read_array::<2>(&mut client).await, b"hi");
         sessions.push(session);
@@ -365,39 +413,39 @@ async fn above_the_total_nobody_is_accepted_and_the_queue_is_served_in_order() {
     server.abort();
 }
 
-/// A stranger takes a place of the total, and gives it back when the handshake is over, whatever comes of it.
+/// An unauthenticated peer counts for the limit until its handshake ends, with success or not.
 #[tokio::test(start_paused = true)]
-async fn strangers_give_their_places_back() {
+async fn failed_handshake_releases_its_connection_permit() {
     let (accepts, listener) = mpsc::channel(64);
     let service = ServiceBuilder::new().layer(layer()).service_fn(handle::<DuplexStream, ()>);
     let server = tokio::spawn(serve(Accepts(listener), service).max_connections(1).into_future());
-    let mut strangers = Vec::new();
+    let mut silent = Vec::new();
     for _ in 0..3 {
-        let (stranger, io) = duplex(64);
+        let (client, io) = duplex(64);
         accepts.send(Ok(io)).await.unwrap();
-        strangers.push(stranger);
+        silent.push(client);
     }
     let (client, io) = duplex(64);
     accepts.send(Ok(io)).await.unwrap();
     let begin = Instant::now();
     let connect = connector("key").timeout(Duration::from_secs(60)).connect(client);
     echo(&mut connect.await.unwrap()).await;
-    assert!((30..31).contains(&begin.elapsed().as_secs()), "three deadlines of ten seconds");
+    assert!((30..31).contains(&begin.elapsed().as_secs()), "after three deadlines of ten seconds");
     server.abort();
 }
 
-/// How tower's own limit on the sessions goes with the total: those who wait for it have proven themselves.
+/// tower's limit within the layer counts sessions only: the peers that wait for it are authenticated.
 #[tokio::test(start_paused = true)]
-async fn a_limit_of_sessions_alone_is_the_inner_service_s() {
+async fn inner_concurrency_limit_limits_sessions_only() {
     let (accepts, listener) = mpsc::channel(64);
     let service = ServiceBuilder::new()
         .layer(layer().ready_timeout(Duration::from_secs(5)))
         .concurrency_limit(1)
         .service_fn(handle::<DuplexStream, ()>);
-    let (told, mut tell) = mpsc::unbounded_channel();
+    let (report, mut reports) = mpsc::unbounded_channel();
     let server = serve(Accepts(listener), service)
         .max_connections(10)
-        .on_error(move |error| told.send(error.to_string()).unwrap());
+        .on_error(move |error| report.send(error.to_string()).unwrap());
     let server = tokio::spawn(server.into_future());
     let mut clients = Vec::new();
     for _ in 0..2 {
@@ -406,38 +454,37 @@ async fn a_limit_of_sessions_alone_is_the_inner_service_s() {
         clients.push(connector("key").connect(client).await.unwrap());
     }
     echo(&mut clients[0]).await;
-    // The second has been let in, and is not served before the first has gone: or, after a while, not at all.
+    // The second is accepted and served when the first session ends. The third waits too long and is closed.
     let (client, io) = duplex(64);
     accepts.send(Ok(io)).await.unwrap();
     let third = connector("key").connect(client).await.unwrap();
     drop(clients.remove(0));
     echo(&mut clients[0]).await;
     drop(third);
-    assert!(
-        tell.recv().await.unwrap().ends_with("the service was not ready in time for an authenticated peer")
-    );
+    let error = reports.recv().await.unwrap();
+    assert!(error.ends_with("the service was not ready in time for an authenticated peer"), "{error}");
     server.abort();
 }
 
 #[tokio::test]
-async fn a_second_signal_ends_at_once_and_all_ends_are_counted() {
+async fn forced_shutdown_aborts_and_all_outcomes_are_counted() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();
-    let (detached, mut detach) = mpsc::unbounded_channel();
+    let (detach, mut detached) = mpsc::unbounded_channel();
     let service = ServiceBuilder::new().layer(layer()).service_fn(move |mut stream: Stream| {
-        let detached = detached.clone();
+        let detach = detach.clone();
         async move {
             let mut buf = [0; 16];
             let len = stream.read(&mut buf).await?;
             stream.write_all(b"ok").await?;
             match &buf[..len] {
-                b"detach" => detached.send(stream).map_err(|_| io::Error::other("nobody there")),
+                b"detach" => detach.send(stream).map_err(|_| io::Error::other("the receiver is gone")),
                 b"stay" => std::future::pending().await,
                 order => {
-                    stream.shutdown_token().expect("serve gives one").clone().cancelled().await;
+                    stream.shutdown_token().expect("set by serve").clone().cancelled().await;
                     match order {
-                        b"panic" => panic!("as it was told"),
-                        b"fail" => Err(io::Error::other("as it was told")),
+                        b"panic" => panic!("requested panic"),
+                        b"fail" => Err(io::Error::other("requested failure")),
                         _ => Ok(()),
                     }
                 }
@@ -447,8 +494,8 @@ async fn a_second_signal_ends_at_once_and_all_ends_are_counted() {
     let (first, first_signal) = oneshot::channel::<()>();
     let (second, second_signal) = oneshot::channel::<()>();
     let server = serve(listener, service)
-        .with_graceful_shutdown(async { first_signal.await.unwrap_or_default() })
-        .with_forced_shutdown(async { second_signal.await.unwrap_or_default() })
+        .graceful_shutdown(async { first_signal.await.unwrap_or_default() })
+        .forced_shutdown(async { second_signal.await.unwrap_or_default() })
         .shutdown_timeout(Duration::from_secs(3600));
     let running = tokio::spawn(server.into_future());
     let mut pending = TcpStream::connect(addr).await.unwrap();
@@ -460,7 +507,7 @@ async fn a_second_signal_ends_at_once_and_all_ends_are_counted() {
         assert_eq!(&read_array::<2>(&mut client).await, b"ok");
         clients.push(client);
     }
-    let stream = detach.recv().await.unwrap();
+    let stream = detached.recv().await.unwrap();
 
     first.send(()).unwrap();
     for (i, client) in clients.iter_mut().enumerate() {
@@ -469,35 +516,36 @@ async fn a_second_signal_ends_at_once_and_all_ends_are_counted() {
         }
     }
     assert!(stream.shutdown_token().unwrap().is_cancelled());
-    assert!(!running.is_finished(), "two are still there");
+    assert!(!running.is_finished(), "two connections are still open");
     second.send(()).unwrap();
     let shutdown = running.await.unwrap().unwrap();
     let Shutdown { completed, failed, panicked, aborted, detached, .. } = shutdown;
-    // The pending handshake is among those that failed; the one that detached ended before, and its stream did not.
+    // The in-flight handshake is one of the failures. The detached connection completed before the signal, but its
+    // stream is still open.
     assert_eq!((completed, failed, panicked, aborted, detached), (2, 2, 1, 1, 1));
 }
 
-/// The second signal is not looked at before the first has come: both may wait for the same Ctrl-C.
+/// The second signal is not polled before the first one completes, since both may wait for the same Ctrl-C.
 #[tokio::test]
-async fn the_second_signal_alone_does_nothing_and_a_detached_stream_is_waited_for() {
+async fn forced_signal_is_polled_after_the_graceful_one_and_detached_streams_are_waited_for() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();
-    let (detached, mut detach) = mpsc::unbounded_channel();
+    let (detach, mut detached) = mpsc::unbounded_channel();
     let service = ServiceBuilder::new().layer(layer()).service_fn(move |stream: Stream| {
-        std::future::ready(detached.send(stream).map_err(|_| io::Error::other("nobody there")))
+        std::future::ready(detach.send(stream).map_err(|_| io::Error::other("the receiver is gone")))
     });
     let (first, first_signal) = oneshot::channel::<()>();
     let polled = Arc::new(AtomicUsize::new(0));
-    let looked = Arc::clone(&polled);
+    let counter = Arc::clone(&polled);
     let server = serve(listener, service)
-        .with_graceful_shutdown(async { first_signal.await.unwrap_or_default() })
-        .with_forced_shutdown(std::future::poll_fn(move |_| {
-            looked.fetch_add(1, Ordering::Relaxed);
+        .graceful_shutdown(async { first_signal.await.unwrap_or_default() })
+        .forced_shutdown(std::future::poll_fn(move |_| {
+            counter.fetch_add(1, Ordering::Relaxed);
             Poll::Pending
         }));
     let running = tokio::spawn(server.into_future());
     let _client = connect(addr).await;
-    let stream = detach.recv().await.unwrap();
+    let stream = detached.recv().await.unwrap();
     assert_eq!(polled.load(Ordering::Relaxed), 0);
     first.send(()).unwrap();
     eventually(|| polled.load(Ordering::Relaxed) > 0).await;
@@ -506,7 +554,7 @@ async fn the_second_signal_alone_does_nothing_and_a_detached_stream_is_waited_fo
     assert_eq!(running.await.unwrap().unwrap(), Shutdown::default());
 }
 
-/// A listener that always has somebody, or an error, and takes no part in tokio's budget.
+/// A listener that is always ready with a connection or an error, and does not use tokio's budget.
 struct Endless {
     error: bool,
 }
@@ -527,57 +575,57 @@ impl Listener for Endless {
 }
 
 #[tokio::test]
-async fn a_flood_of_connections_or_errors_does_not_hide_the_signal() {
+async fn flood_of_connections_or_errors_does_not_delay_the_signal() {
     for error in [false, true] {
         let service = tower::service_fn(|_: Connection<DuplexStream, ()>| async { Ok::<_, io::Error>(()) });
-        let server =
-            serve(Endless { error }, service).with_graceful_shutdown(sleep(Duration::from_millis(20)));
-        tokio::time::timeout(Duration::from_secs(30), server.into_future()).await.expect("it ends").unwrap();
+        let server = serve(Endless { error }, service).graceful_shutdown(sleep(Duration::from_millis(20)));
+        let ended = tokio::time::timeout(Duration::from_secs(30), server.into_future()).await;
+        ended.expect("the server ends").unwrap();
     }
 }
 
-/// Nobody is let in any more when sessions hear of it.
+/// When a session observes the shutdown, no new connection can be accepted.
 #[tokio::test]
-async fn the_listener_is_closed_before_sessions_know() {
-    /// Woken at the very moment at which the token is cancelled: is the listener gone by then?
-    struct Looks {
+async fn listener_is_closed_before_the_shutdown_token_is_cancelled() {
+    /// Woken at the moment at which the token is cancelled. Reports whether the listener is closed by then.
+    struct ReportListener {
         accepts: mpsc::Sender<io::Result<DuplexStream>>,
-        found: mpsc::UnboundedSender<bool>,
+        report: mpsc::UnboundedSender<bool>,
     }
 
-    impl std::task::Wake for Looks {
+    impl std::task::Wake for ReportListener {
         fn wake(self: Arc<Self>) {
-            self.found.send(self.accepts.is_closed()).unwrap();
+            self.report.send(self.accepts.is_closed()).unwrap();
         }
     }
 
     let (accepts, listener) = mpsc::channel(1);
-    let (found, mut find) = mpsc::unbounded_channel();
+    let (report, mut reports) = mpsc::unbounded_channel();
     let (stop, stopped) = oneshot::channel::<()>();
     let stop = Arc::new(Mutex::new(Some(stop)));
-    let looks = std::task::Waker::from(Arc::new(Looks { accepts: accepts.clone(), found }));
+    let waker = std::task::Waker::from(Arc::new(ReportListener { accepts: accepts.clone(), report }));
     let service = tower::service_fn(move |connection: Connection<DuplexStream, ()>| {
-        let (stop, looks) = (Arc::clone(&stop), looks.clone());
+        let (stop, waker) = (Arc::clone(&stop), waker.clone());
         async move {
             let mut cancelled = Box::pin(connection.shutdown_token().cancelled());
-            assert!(cancelled.as_mut().poll(&mut Context::from_waker(&looks)).is_pending());
+            assert!(cancelled.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
             stop.lock().unwrap().take().unwrap().send(()).unwrap();
             connection.shutdown_token().cancelled().await;
             Ok::<_, io::Error>(())
         }
     });
     let server = serve(Accepts(listener), service)
-        .with_graceful_shutdown(async { stopped.await.unwrap_or_default() })
+        .graceful_shutdown(async { stopped.await.unwrap_or_default() })
         .into_future();
     let server = tokio::spawn(server);
     accepts.send(Ok(duplex(1).0)).await.unwrap();
-    assert!(find.recv().await.unwrap(), "the listener is still there");
+    assert!(reports.recv().await.unwrap(), "the listener is still open");
     server.await.unwrap().unwrap();
 }
 
-/// Who has proven itself and waits for the service begins no session that is to end at once.
+/// Otherwise a session would begin only to end at once.
 #[tokio::test(start_paused = true)]
-async fn who_waits_for_the_service_at_the_signal_is_not_served_after_it() {
+async fn authenticated_peer_waiting_for_the_service_is_closed_at_the_signal() {
     let (accepts, listener) = mpsc::channel(4);
     let begun = Arc::new(AtomicUsize::new(0));
     let service = ServiceBuilder::new().layer(layer()).concurrency_limit(1).service_fn({
@@ -593,7 +641,7 @@ async fn who_waits_for_the_service_at_the_signal_is_not_served_after_it() {
     });
     let (stop, stopped) = oneshot::channel::<()>();
     let server =
-        serve(Accepts(listener), service).with_graceful_shutdown(async { stopped.await.unwrap_or_default() });
+        serve(Accepts(listener), service).graceful_shutdown(async { stopped.await.unwrap_or_default() });
     let server = tokio::spawn(server.into_future());
     let mut clients = Vec::new();
     for _ in 0..2 {
@@ -608,9 +656,9 @@ async fn who_waits_for_the_service_at_the_signal_is_not_served_after_it() {
     assert_eq!((begun.load(Ordering::Relaxed), shutdown.completed, shutdown.failed), (1, 1, 1));
 }
 
-/// A response that panics, and panics again when it is dropped.
+/// The response panics, and panics again when it is dropped.
 #[tokio::test]
-async fn a_panic_after_a_panic_is_told_and_counted_once() {
+async fn panic_during_unwinding_is_reported_once() {
     struct Bomb;
 
     impl Drop for Bomb {
@@ -632,13 +680,13 @@ async fn a_panic_after_a_panic_is_told_and_counted_once() {
     }
 
     let (accepts, listener) = mpsc::channel(1);
-    let (told, mut tell) = mpsc::unbounded_channel();
+    let (report, mut reports) = mpsc::unbounded_channel();
     let service = tower::service_fn(|_: Connection<DuplexStream, ()>| Response { _bomb: Bomb });
     let server =
-        serve(Accepts(listener), service).on_error(move |error| told.send(error.to_string()).unwrap());
+        serve(Accepts(listener), service).on_error(move |error| report.send(error.to_string()).unwrap());
     let server = tokio::spawn(server.into_future());
     accepts.send(Ok(duplex(1).0)).await.unwrap();
-    assert!(tell.recv().await.unwrap().ends_with("the service panicked: when polled"));
+    assert!(reports.recv().await.unwrap().ends_with("the service panicked: when polled"));
     server.abort();
-    assert!(tell.recv().await.is_none());
+    assert!(reports.recv().await.is_none());
 }

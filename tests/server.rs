@@ -1,16 +1,14 @@
-//! The layer on the server's side: when the inner service is asked, called, and waited for.
+//! The server's layer: when the inner service is polled for readiness, called, and waited for.
 
-mod support;
-
-use std::error::Error as _;
 use std::time::Duration;
 
-use support::{answer_by_hand, connector, ring};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
 use tokio::time::Instant;
 use tokio_test::{assert_pending, assert_ready_ok};
 use tower::{ServiceBuilder, ServiceExt as _};
 use tower_challenge::{AcceptError, Authenticated, ChallengeLayer, HandshakeErrorKind, Identity, one_way};
+
+use crate::support::{ACCEPTED, answer_by_hand, connector, read_verdict, ring};
 
 type Stream = Authenticated<DuplexStream, Identity>;
 
@@ -18,9 +16,9 @@ fn layer() -> ChallengeLayer<one_way::Server> {
     ChallengeLayer::new(one_way::Server::new(ring(&["key"])))
 }
 
-/// The mock wakes whoever has polled it in vain when it becomes ready: who is not woken has not polled it.
+/// When the mock becomes ready, it wakes the task that polled it before. A task that is not woken has not polled it.
 #[tokio::test]
-async fn the_inner_service_is_neither_polled_nor_called_before_the_peer_is_accepted() {
+async fn inner_service_is_neither_polled_nor_called_before_the_handshake_completes() {
     let (mut service, mut handle) = tower_test::mock::spawn_layer::<Stream, &str, _>(layer());
     handle.allow(0);
     // Ready although the inner service is not.
@@ -36,9 +34,9 @@ async fn the_inner_service_is_neither_polled_nor_called_before_the_peer_is_accep
     assert_pending!(request.poll());
 
     answer_by_hand(&mut client, "key").await;
-    // Accepted, and told so, while the inner service is still not ready.
+    // The peer is accepted and reads the verdict while the inner service is not ready.
     assert_pending!(response.poll());
-    assert_eq!(support::read_verdict(&mut client).await, support::ACCEPTED);
+    assert_eq!(read_verdict(&mut client).await, ACCEPTED);
     assert_pending!(request.poll());
     drop(request);
 
@@ -53,7 +51,7 @@ async fn the_inner_service_is_neither_polled_nor_called_before_the_peer_is_accep
 }
 
 #[tokio::test]
-async fn the_inner_service_never_hears_of_a_refused_peer() {
+async fn inner_service_is_not_called_for_a_refused_peer() {
     let (mut service, mut handle) = tower_test::mock::spawn_layer::<Stream, &str, _>(layer());
     handle.allow(1);
     assert_ready_ok!(service.poll_ready());
@@ -68,7 +66,7 @@ async fn the_inner_service_never_hears_of_a_refused_peer() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_service_that_is_never_ready_does_not_hold_accepted_peers() {
+async fn ready_timeout_closes_the_connection() {
     let (mut service, mut handle) =
         tower_test::mock::spawn_layer::<Stream, &str, _>(layer().ready_timeout(Duration::from_secs(4)));
     handle.allow(0);
@@ -83,7 +81,7 @@ async fn a_service_that_is_never_ready_does_not_hold_accepted_peers() {
 }
 
 #[tokio::test]
-async fn an_error_of_the_response_is_the_service_s() {
+async fn error_of_the_response_is_service() {
     let (mut service, mut handle) = tower_test::mock::spawn_layer::<Stream, &str, _>(layer());
     assert_ready_ok!(service.poll_ready());
     let (client, server) = duplex(64);
@@ -95,7 +93,7 @@ async fn an_error_of_the_response_is_the_service_s() {
 }
 
 #[tokio::test]
-async fn an_error_of_poll_ready_is_the_service_s() {
+async fn error_of_poll_ready_is_service() {
     #[derive(Clone)]
     struct Broken;
 
@@ -118,12 +116,12 @@ async fn an_error_of_poll_ready_is_the_service_s() {
     let (response, _client) = tokio::join!(service.oneshot(server), connector("key").connect(client));
     let error = response.unwrap_err();
     assert!(matches!(error, AcceptError::Service(_)));
-    assert_eq!(error.source().unwrap().to_string(), "broken");
+    assert_eq!(error.to_string(), "broken", "`Display` shows the cause");
 }
 
-/// An outer timeout bounds handshake and session together; ours the handshake alone.
+/// An outer timeout limits handshake and session together, the timeout of the layer the handshake only.
 #[tokio::test(start_paused = true)]
-async fn in_a_stack_with_tower_s_own_layers() {
+async fn works_in_a_stack_of_tower_layers() {
     let service = ServiceBuilder::new()
         .load_shed()
         .concurrency_limit(8)
@@ -144,14 +142,14 @@ async fn in_a_stack_with_tower_s_own_layers() {
 
     let (client, server) = duplex(64);
     let session = tokio::spawn(service.oneshot(server));
-    let mut said = String::new();
-    connector("key").connect(client).await.unwrap().read_to_string(&mut said).await.unwrap();
-    assert_eq!(said, "one moment, please");
+    let mut received = String::new();
+    connector("key").connect(client).await.unwrap().read_to_string(&mut received).await.unwrap();
+    assert_eq!(received, "one moment, please");
     session.await.unwrap().unwrap();
 }
 
 #[test]
-fn the_layer_is_clone_send_and_sync_and_gives_the_inner_service_back() {
+fn layer_is_clone_send_and_sync_and_returns_the_inner_service() {
     static_assertions::assert_impl_all!(ChallengeLayer<one_way::Server>: Clone, Send, Sync);
     use tower::Layer as _;
     let mut service = layer().layer(7);

@@ -1,21 +1,17 @@
-//! A man in the middle who changes one bit of what one side sends: whoever hears it does not accept. Every bit of every
-//! message, every mechanism, both directions, over whole handshakes.
+//! An intermediary flips one bit of a message, and its receiver does not accept. Covers every bit of every message of
+//! every mechanism, in both directions, in complete handshakes.
 #![cfg(all(feature = "mutual", feature = "multiprocessing"))]
 
-mod support;
-
-use std::fmt::Debug;
-
-use support::{entries, key, ring};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
-use tower_challenge::handshake::{Accept, Connect};
-use tower_challenge::mechanism::{Client, Mechanism, PeerOf, Server};
+use tower_challenge::mechanism::{ClientRole, Mechanism, ServerRole};
 use tower_challenge::mutual::{self, Audience};
-use tower_challenge::{Acceptor, Connector, KeyRing, multiprocessing, one_way};
+use tower_challenge::{Acceptor, Connector, multiprocessing, one_way};
+
+use crate::support::{entries, key, ring};
 
 const KEY: &str = "a key of sixteen bytes or more";
 
-/// Copies what comes, with one bit of it changed if there is one to change; how many bits there were.
+/// Copies all bytes, and flips the bit at `flip` if there is one. Returns the number of bits.
 async fn copy(
     mut from: tokio::io::ReadHalf<DuplexStream>,
     mut to: tokio::io::WriteHalf<DuplexStream>,
@@ -35,41 +31,32 @@ async fn copy(
     bits
 }
 
-/// One handshake: whether server and client accept, and how many bits each sent.
+/// Runs a handshake. Returns for server and client whether it accepted, and how many bits it sent.
 async fn shake<S, C>(
     server: &Acceptor<S>,
     client: &Connector<C>,
     flips: [Option<usize>; 2],
 ) -> [(bool, usize); 2]
 where
-    S: Mechanism<Role = Server>,
-    C: Mechanism<Role = Client>,
-    Accept<DuplexStream, S>: Send + 'static,
-    Connect<DuplexStream, C>: Send + 'static,
-    PeerOf<S>: Send + Debug + 'static,
-    PeerOf<C>: Send + Debug + 'static,
+    S: Mechanism<Role = ServerRole>,
+    C: Mechanism<Role = ClientRole>,
 {
     let ((server_io, near_server), (client_io, near_client)) = (duplex(1024), duplex(1024));
     let (from_server, to_server) = tokio::io::split(near_server);
     let (from_client, to_client) = tokio::io::split(near_client);
-    let accept = tokio::spawn(server.accept(server_io));
-    let connect = tokio::spawn(client.connect(client_io));
-    let down = tokio::spawn(copy(from_server, to_client, flips[0]));
-    let up = tokio::spawn(copy(from_client, to_server, flips[1]));
-    // Whoever is done hangs up, for the other one may wait for more.
-    let accepted = accept.await.unwrap().is_ok();
-    let connected = connect.await.unwrap().is_ok();
-    [(accepted, down.await.unwrap()), (connected, up.await.unwrap())]
+    let down = copy(from_server, to_client, flips[0]);
+    let up = copy(from_client, to_server, flips[1]);
+    // A side that has completed closes its stream, since the other side may wait for more.
+    let accept = async { server.accept(server_io).await.is_ok() };
+    let connect = async { client.connect(client_io).await.is_ok() };
+    let (accepted, connected, down, up) = tokio::join!(accept, connect, down, up);
+    [(accepted, down), (connected, up)]
 }
 
 async fn every_bit<S, C>(server: S, client: C)
 where
-    S: Mechanism<Role = Server>,
-    C: Mechanism<Role = Client>,
-    Accept<DuplexStream, S>: Send + 'static,
-    Connect<DuplexStream, C>: Send + 'static,
-    PeerOf<S>: Send + Debug + 'static,
-    PeerOf<C>: Send + Debug + 'static,
+    S: Mechanism<Role = ServerRole>,
+    C: Mechanism<Role = ClientRole>,
 {
     let (server, client) = (Acceptor::new(server), Connector::new(client));
     let [(accepted, down), (connected, up)] = shake(&server, &client, [None, None]).await;
@@ -85,22 +72,22 @@ where
 }
 
 #[tokio::test(start_paused = true)]
-async fn of_one_way() {
+async fn one_way_accepts_no_flipped_bit() {
     every_bit(one_way::Server::new(ring(&[KEY])), one_way::Client::new(&key(KEY))).await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn of_mutual() {
+async fn mutual_accepts_no_flipped_bit() {
     let audience = Audience::new("orders").unwrap();
-    let server = mutual::Server::new(KeyRing::new(entries(&[KEY])).unwrap(), audience.clone());
+    let server = mutual::Server::new(mutual::KeyRing::new(entries(&[KEY])).unwrap(), audience.clone());
     every_bit(server, mutual::Client::new(KEY, &key(KEY), audience).unwrap()).await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn of_multiprocessing() {
-    let server = || multiprocessing::Server::new(KeyRing::new(entries(&[KEY])).unwrap());
+async fn multiprocessing_accepts_no_flipped_bit() {
+    let server = || multiprocessing::Server::new(multiprocessing::KeyRing::new(entries(&[KEY])).unwrap());
     every_bit(server(), multiprocessing::Client::new(&key(KEY))).await;
-    // Also where less is refused.
+    // Also with MD5 allowed, where fewer messages are refused.
     let client = multiprocessing::Client::new(&key(KEY)).allow_legacy_md5();
     every_bit(server().allow_legacy_md5(), client).await;
 }

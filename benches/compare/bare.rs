@@ -1,4 +1,4 @@
-//! Nothing at all between connect and greeting: what the others are measured by.
+//! No handshake between connect and greeting: the baseline.
 
 use tokio::net::TcpStream;
 

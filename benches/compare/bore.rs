@@ -1,4 +1,4 @@
-//! The handshake of the `bore-cli` crate, by its own code. It has a timer for each message that it receives.
+//! The handshake of the `bore-cli` crate, with the crate's own code. It has a timeout for each received message.
 
 use bore_cli::auth::Authenticator;
 use bore_cli::shared::Delimited;

@@ -1,7 +1,7 @@
-//! Noise with a shared key and nothing else, through the `snow` crate and its default provider.
+//! Noise with a pre-shared key (`NNpsk0`), through the `snow` crate and its default provider.
 //!
-//! The second message proves the server; the client is proven by the first thing that it seals, so it seals an empty
-//! message, and both sides know what both sides know in `mutual`.
+//! The second message authenticates the server. The first transport message authenticates the client, so the client
+//! sends an empty one. Both sides then have the same guarantees as in `mutual`.
 
 use snow::{Builder, HandshakeState, TransportState};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -11,7 +11,7 @@ use crate::way::{GREETING, Key, Result, Way, in_time};
 
 const PROTOCOL: &str = "Noise_NNpsk0_25519_ChaChaPoly_BLAKE2s";
 const TAG_LEN: usize = 16;
-/// An ephemeral key, and a tag over nothing. All lengths are known, so that no message needs a prefix.
+/// An ephemeral key and the tag of an empty payload. All lengths are fixed, so messages need no length prefix.
 const HANDSHAKE_LEN: usize = 32 + TAG_LEN;
 
 #[derive(Clone)]

@@ -1,4 +1,4 @@
-//! SCRAM-SHA-256 (RFC 7677) through the `rsasl` crate, each of its messages with a length in front.
+//! SCRAM-SHA-256 (RFC 7677) through the `rsasl` crate. Each message has a length prefix.
 
 use std::sync::Arc;
 
@@ -21,7 +21,7 @@ use crate::way::{Key, Result, Way, be_greeted, greet, in_time};
 const MECHANISM: &[u8] = b"SCRAM-SHA-256";
 const USER: &str = "k";
 const SALT: &[u8] = b"salt of this user";
-/// The fewest that a server should announce, says RFC 7677.
+/// The minimum that RFC 7677 recommends for a server.
 const ITERATIONS: u32 = 4096;
 
 #[derive(Clone)]
@@ -31,13 +31,13 @@ pub(crate) struct Scram {
 }
 
 impl Scram {
-    /// A client that has its password and nothing else, and stretches it for each connection.
+    /// The client has only its password, and derives the keys from it for each connection.
     pub(crate) fn with_password(key: &Key) -> Self {
         Self::new(key, |password, _| Credentials::Password(password))
     }
 
-    /// A client that keeps what the stretching comes to.
-    pub(crate) fn with_kept_keys(key: &Key) -> Self {
+    /// The client caches the derived keys.
+    pub(crate) fn with_cached_keys(key: &Key) -> Self {
         Self::new(key, |_, salted| Credentials::Salted(salted))
     }
 
@@ -58,7 +58,7 @@ impl Way for Scram {
     async fn accept(self, io: TcpStream) -> Result<()> {
         let mut session = SASLServer::<Accepted>::new(self.server).start_suggested(mechanism())?;
         let io = in_time(exchange(&mut session, frames(io))).await?.into_inner();
-        // A wrong proof ends the exchange without an error, too: this tells.
+        // The exchange ends without an error even if the proof is wrong, so the validation is checked.
         session.validation().ok_or("refused")?;
         greet(io).await
     }
@@ -67,7 +67,7 @@ impl Way for Scram {
         let mut session = SASLClient::new(self.client).start_suggested(&[mechanism()])?;
         let FramedParts { io, read_buf, .. } =
             in_time(exchange(&mut session, frames(io))).await?.into_parts();
-        // The greeting may have come along with the server's last message.
+        // The greeting may have arrived together with the server's last message.
         be_greeted(read_buf.as_ref().chain(io)).await
     }
 }
@@ -82,7 +82,7 @@ fn frames(io: TcpStream) -> Frames {
     LengthDelimitedCodec::builder().max_frame_length(1024).new_framed(io)
 }
 
-/// Either side's part, the client's first.
+/// Exchanges the messages of one side. The client sends the first one.
 async fn exchange<V: Validation>(session: &mut Session<V>, mut io: Frames) -> Result<Frames> {
     let mut received = None;
     if !session.are_we_first() {
@@ -101,13 +101,13 @@ async fn exchange<V: Validation>(session: &mut Session<V>, mut io: Frames) -> Re
     }
 }
 
-/// What the server keeps of the password.
+/// The keys that the server stores instead of the password.
 struct Stored {
     stored_key: Output<Sha256>,
     server_key: Output<Sha256>,
 }
 
-/// That the mechanism is satisfied with the user's proof.
+/// The validation that the user's proof is correct.
 struct Accepted;
 
 impl Validation for Accepted {

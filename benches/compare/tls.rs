@@ -1,5 +1,5 @@
-//! TLS 1.3 in which the client, too, shows a certificate: `tokio-rustls` with ring, ECDSA on P-256, and an authority
-//! for both sides.
+//! TLS 1.3 with client certificates: `tokio-rustls` with ring, ECDSA on P-256, and one certificate authority for both
+//! sides.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -20,13 +20,13 @@ use crate::way::{Key, Result, Way, be_greeted, greet, in_time};
 pub(crate) struct Tls {
     acceptor: TlsAcceptor,
     connector: TlsConnector,
-    /// What the next handshake must be, and all after it: what is measured is what is said.
+    /// The expected kinds of the next handshake and of all later ones, which are checked.
     next: Rc<Cell<HandshakeKind>>,
     later: HandshakeKind,
 }
 
 impl Tls {
-    /// Certificates are shown and checked on each connection.
+    /// Each connection sends and verifies certificates.
     pub(crate) fn full(_: &Key) -> Self {
         let (mut server, mut client) = configs();
         server.send_tls13_tickets = 0;
@@ -34,7 +34,7 @@ impl Tls {
         Self::new(server, client, HandshakeKind::Full)
     }
 
-    /// rustls' defaults: certificates on the first connection, then tickets.
+    /// The defaults of rustls: certificates on the first connection, tickets on later ones.
     pub(crate) fn resumed(_: &Key) -> Self {
         let (server, client) = configs();
         Self::new(server, client, HandshakeKind::Resumed)
@@ -84,7 +84,7 @@ impl Way for Tls {
         let name = ServerName::try_from("localhost")?;
         let io = in_time(async { Ok(self.connector.connect(name, io).await?) }).await?;
         if io.get_ref().1.handshake_kind() != Some(self.next.replace(self.later)) {
-            return Err("a handshake of the other kind".into());
+            return Err("the handshake is of the wrong kind".into());
         }
         be_greeted(io).await
     }

@@ -7,16 +7,16 @@ use tokio::time::timeout;
 
 pub(crate) type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
 
-/// What both sides share. Where certificates take its place, another key is another authority.
+/// The shared key. With certificates, another key stands for another authority.
 pub(crate) type Key = [u8; 32];
 
-/// Both sides of one way to let somebody in. The server's ends by greeting the client, the client's by being greeted.
+/// Both sides of one kind of handshake. The server ends by sending the greeting, the client by receiving it.
 pub(crate) trait Way: Clone + 'static {
     fn accept(self, io: TcpStream) -> impl Future<Output = Result<()>> + 'static;
     fn connect(self, io: TcpStream) -> impl Future<Output = Result<()>>;
 }
 
-/// What the service says first: the client has been let in once it has read this.
+/// The first bytes of the service. A client that has received them is authenticated.
 pub(crate) const GREETING: [u8; 1] = *b"!";
 
 pub(crate) async fn greet(mut io: impl AsyncWrite + Unpin) -> Result<()> {
@@ -30,7 +30,7 @@ pub(crate) async fn be_greeted(mut io: impl AsyncRead + Unpin) -> Result<()> {
     if greeting == GREETING { Ok(()) } else { Err("no greeting".into()) }
 }
 
-/// What no server and no client should do without, for those that bring no deadline of their own.
+/// Adds a deadline to handshakes that have none of their own.
 pub(crate) async fn in_time<T>(handshake: impl Future<Output = Result<T>>) -> Result<T> {
     timeout(Duration::from_secs(10), handshake).await?
 }

@@ -1,22 +1,23 @@
-//! A server under load, and what an honest peer notices of it.
+//! A server under load, and the latency of a legitimate client meanwhile.
 //!
 //! ```text
-//! cargo bench --bench load                     # all of it
-//! cargo bench --bench load -- --quick          # what CI runs
-//! cargo bench --bench load -- flood            # one of: flood, memory, share, bursts
-//! cargo bench --bench load -- soak --minutes 60
+//! cargo bench -p benches --bench load                     # all experiments
+//! cargo bench -p benches --bench load -- --quick          # as in CI
+//! cargo bench -p benches --bench load -- flood            # one of: flood, memory, share, bursts
+//! cargo bench -p benches --bench load -- soak --minutes 60
 //! ```
 //!
-//! Server and strangers are processes of their own, with file descriptors of their own; the honest peer is in this one.
-//! Strangers come from many addresses of 127.0.0.0/8. Each experiment says what must hold, and the program fails if it
-//! does not. An honest peer's time goes from its `connect` to the echo of a byte, handshake included.
+//! The server and the unauthenticated peers are processes of their own, with their own file descriptors. The legitimate
+//! client runs in the main process. Unauthenticated peers connect from many addresses of 127.0.0.0/8. Each experiment
+//! states what must hold, and the program fails if it does not. The latency of a legitimate client is the time from
+//! `connect` to the echo of a byte, including the handshake.
 
 mod experiments;
-mod honest;
+mod legitimate;
 mod process;
 mod server;
 mod soak;
-mod strangers;
+mod unauthenticated;
 
 use std::process::ExitCode;
 
@@ -24,55 +25,55 @@ use clap::{Parser, Subcommand};
 
 #[derive(Parser)]
 struct Args {
-    /// Fewer samples, and shorter
+    /// Take fewer samples and shorter runs
     #[arg(long, global = true)]
     quick: bool,
 
-    // What cargo passes to every benchmark.
+    // Cargo passes this to every benchmark.
     #[arg(long, hide = true, global = true)]
     bench: bool,
 
     #[command(subcommand)]
-    what: Option<What>,
+    experiment: Option<Experiment>,
 }
 
 #[derive(Subcommand)]
-enum What {
-    /// A full house of silent strangers who come again as soon as they are dropped, and an honest peer
+enum Experiment {
+    /// Fill the cap with silent peers that reconnect as soon as they are dropped
     Flood,
-    /// What a pending peer costs in memory
+    /// Measure the memory of an in-flight handshake
     Memory,
-    /// One source that does all it can
+    /// Attack from one source in several ways
     Share,
-    /// Connections in bursts
+    /// Connect in bursts
     Bursts,
-    /// All of it, with rotation of keys and restarts, for as long as is wanted
+    /// Run floods, key rotations and restarts for a long time
     Soak(soak::Args),
-    /// The server's process
+    /// The process of the server
     #[command(hide = true)]
     Server(server::Args),
-    /// The strangers' process
+    /// The process of the unauthenticated peers
     #[command(hide = true)]
-    Strangers(strangers::Args),
+    Unauthenticated(unauthenticated::Args),
 }
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    // Strangers have machines of their own, and do not get their work done by the server's processor.
-    match &args.what {
-        Some(What::Strangers(_)) => process::pin(process::FIRST),
-        // As this process is, which has started it.
-        Some(What::Server(_)) => {}
+    // In reality, unauthenticated peers run on other machines and do not use the server's processor.
+    match &args.experiment {
+        Some(Experiment::Unauthenticated(_)) => process::pin(process::FIRST),
+        // Inherits the processors of the main process, which started it.
+        Some(Experiment::Server(_)) => {}
         _ => process::pin(process::OTHERS),
     }
-    let outcome = match args.what {
-        Some(What::Server(args)) => return server::run(&args),
-        Some(What::Strangers(args)) => return strangers::run(&args),
-        Some(What::Soak(soak)) => soak::run(&soak),
-        Some(What::Flood) => experiments::flood(args.quick),
-        Some(What::Memory) => experiments::memory(),
-        Some(What::Share) => experiments::share(args.quick),
-        Some(What::Bursts) => experiments::bursts(args.quick),
+    let outcome = match args.experiment {
+        Some(Experiment::Server(args)) => return server::run(&args),
+        Some(Experiment::Unauthenticated(args)) => return unauthenticated::run(&args),
+        Some(Experiment::Soak(soak)) => soak::run(&soak),
+        Some(Experiment::Flood) => experiments::flood(args.quick),
+        Some(Experiment::Memory) => experiments::memory(),
+        Some(Experiment::Share) => experiments::share(args.quick),
+        Some(Experiment::Bursts) => experiments::bursts(args.quick),
         None => experiments::all(args.quick),
     };
     match outcome {

@@ -1,4 +1,4 @@
-//! The server: echoes to whoever has the key.
+//! The server: echoes a byte to authenticated peers.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::io::{self, BufRead as _, Write as _};
@@ -13,11 +13,10 @@ use tokio::task::JoinHandle;
 use tower::ServiceBuilder;
 use tower_challenge::admission::{Admission, Penalties};
 use tower_challenge::serve::Shutdown;
-use tower_challenge::{
-    Authenticated, ChallengeLayer, Connection, Identity, Key, KeyEntry, KeyRing, one_way, serve,
-};
+use tower_challenge::{Authenticated, ChallengeLayer, Connection, Identity, Key, KeyEntry, one_way, serve};
 
-pub(crate) const KEY: &str = "the key of those who may";
+/// The key of the legitimate client.
+pub(crate) const KEY: &str = "the key of the legitimate client";
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -36,12 +35,12 @@ pub(crate) fn run(args: &Args) -> ExitCode {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
     let admission = Admission::builder().max_pending(args.max_pending).max_per_source(args.max_per_source);
     let admission = if args.penalties {
-        admission.penalties(Penalties::new().shed(Duration::from_secs(2)))
+        admission.penalties(Penalties::new().evicted(Duration::from_secs(2)))
     } else {
         admission
-    }
-    .build();
-    let ring = KeyRing::new(keys(0)).expect("keys");
+    };
+    let admission = admission.build().expect("valid settings");
+    let ring = one_way::KeyRing::new(keys(0)).expect("valid keys");
     let layer = ChallengeLayer::new(one_way::Server::new(ring.clone()))
         .timeout(Duration::from_secs(args.timeout))
         .admission(admission.clone());
@@ -53,7 +52,7 @@ pub(crate) fn run(args: &Args) -> ExitCode {
         match line.as_str() {
             "rotate" => {
                 rotation += 1;
-                ring.replace(keys(rotation)).expect("keys");
+                ring.replace(keys(rotation)).expect("valid keys");
                 println!("rotated");
             }
             "restart" => {
@@ -61,16 +60,16 @@ pub(crate) fn run(args: &Args) -> ExitCode {
                 serving = Serving::start(layer.clone());
             }
             _ => println!(
-                "pending={} penalized={} tasks={} bytes={} rss={} fds={}",
+                "pending={} throttled={} tasks={} bytes={} rss={} fds={}",
                 admission.pending(),
-                admission.penalized(),
+                admission.throttled(),
                 runtime.metrics().num_alive_tasks(),
                 LIVE.load(Ordering::Relaxed),
                 resident(),
                 std::fs::read_dir("/proc/self/fd").expect("Linux").count(),
             ),
         }
-        io::stdout().flush().expect("somebody listens");
+        io::stdout().flush().expect("the main process reads the output");
     }
     ExitCode::SUCCESS
 }
@@ -82,41 +81,41 @@ struct Serving {
 }
 
 impl Serving {
-    /// Says where it listens.
+    /// Starts a server and prints its address.
     fn start(layer: ChallengeLayer<one_way::Server>) -> Self {
         let socket = TcpSocket::new_v4().expect("a socket");
         socket.bind(([127, 0, 0, 1], 0).into()).expect("a port");
-        // As large as the kernel lets it be: strangers who come faster than they are accepted shut nobody out.
-        let listener = socket.listen(4096).expect("to listen");
+        // As large as the kernel allows, so that a burst of connections does not overflow the queue.
+        let listener = socket.listen(4096).expect("a listener");
         println!("{}", listener.local_addr().expect("an address"));
         let (stop, stopped) = oneshot::channel();
         let server = serve(listener, ServiceBuilder::new().layer(layer).service_fn(echo))
-            .with_graceful_shutdown(async { stopped.await.unwrap_or_default() })
+            .graceful_shutdown(async { stopped.await.unwrap_or_default() })
             .shutdown_timeout(Duration::from_secs(1));
-        let running = tokio::spawn(async move { server.await.expect("it is always ready") });
+        let running = tokio::spawn(async move { server.await.expect("the service is always ready") });
         Self { stop, running }
     }
 
-    /// Ends it, and says how.
+    /// Stops the server. Returns a description of how it ended.
     async fn stop(self) -> String {
         let begin = Instant::now();
-        self.stop.send(()).expect("it runs");
-        let shutdown = self.running.await.expect("it does not panic");
+        self.stop.send(()).expect("the server runs");
+        let shutdown = self.running.await.expect("the server does not panic");
         format!("ended within {:.3} s: {shutdown:?}", begin.elapsed().as_secs_f64())
     }
 }
 
-/// The key of those who may, and some that change.
+/// Returns the key of the legitimate client, and others that differ in each rotation.
 fn keys(rotation: u64) -> Vec<KeyEntry> {
     let others = (0..3).map(|i| (format!("other-{i}"), format!("another key, {i}, {rotation}")));
-    let all = others.chain([("honest".to_owned(), KEY.to_owned())]);
-    all.map(|(id, key)| KeyEntry::new(id, Key::new(key).expect("a key")).expect("an id")).collect()
+    let all = others.chain([("legitimate".to_owned(), KEY.to_owned())]);
+    all.map(|(id, key)| KeyEntry::new(id, Key::new(key).expect("a valid key")).expect("a valid id")).collect()
 }
 
 async fn echo(mut stream: Authenticated<Connection<TcpStream>, Identity>) -> io::Result<()> {
     let byte = stream.read_u8().await?;
     stream.write_u8(byte).await?;
-    // The peer closes first, so that the port it came from is its own to remember.
+    // The peer closes first, so that the TIME_WAIT state of the connection is on its side.
     stream.read_u8().await.map_or(Ok(()), |_| Err(io::Error::other("more than one byte")))
 }
 
@@ -125,22 +124,22 @@ fn resident() -> usize {
     status.split_whitespace().nth(1).and_then(|pages| pages.parse::<usize>().ok()).expect("a number") * 4096
 }
 
-/// Counts the bytes that are allocated.
+/// Counts the allocated bytes.
 struct Counting;
 
 static LIVE: AtomicUsize = AtomicUsize::new(0);
 
-// SAFETY: all is the system allocator's, and the count has no say in it.
+// SAFETY: everything is forwarded to the system's allocator, and the counter does not affect it.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         LIVE.fetch_add(layout.size(), Ordering::Relaxed);
-        // SAFETY: what the caller promises is passed on.
+        // SAFETY: the caller upholds the same contract.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
         LIVE.fetch_sub(layout.size(), Ordering::Relaxed);
-        // SAFETY: what the caller promises is passed on.
+        // SAFETY: the caller upholds the same contract.
         unsafe { System.dealloc(pointer, layout) }
     }
 }

@@ -1,8 +1,12 @@
-//! A Unix socket whose peers are known twice: by the key that they hold, and by the user whose process they are.
+//! A Unix socket whose peers are identified twice: by the key that they hold, and by the user of their process.
 //!
 //! ```text
 //! cargo run --example unix
 //! ```
+
+#[macro_use]
+#[path = "../shared/print.rs"]
+mod print;
 
 #[cfg(unix)]
 mod by_user;
@@ -15,5 +19,5 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
 
 #[cfg(not(unix))]
 fn main() {
-    println!("There are no Unix sockets here.");
+    println!("This system has no Unix sockets.");
 }

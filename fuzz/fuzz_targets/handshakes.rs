@@ -1,5 +1,5 @@
-//! Whatever a peer sends, in whatever portions: no state machine of a server accepts it without a key, none panics, and no
-//! codec waits for more than its longest frame.
+//! Feeds arbitrary bytes in arbitrary portions to the state machines. None panics, none accepts a peer without a key
+//! (except the client of `one_way`, which accepts every server), and no codec waits for more than its longest frame.
 #![no_main]
 
 use bytes::BytesMut;
@@ -8,10 +8,10 @@ use libfuzzer_sys::fuzz_target;
 use tokio_util::codec::Decoder;
 use tower_challenge::mechanism::{Context, Handshake, Input, Mechanism, Step};
 use tower_challenge::mutual::{self, Audience};
-use tower_challenge::{Key, KeyEntry, KeyRing, multiprocessing, one_way};
+use tower_challenge::{Key, KeyEntry, multiprocessing, one_way};
 
-/// More than any frame of these wires.
-const LONGEST_WAIT: usize = 1024 + 2;
+/// The longest frame of all wires.
+const MAX_FRAME_LEN: usize = 1024 + 2;
 
 fuzz_target!(|data: &[u8]| {
     let Some((&choice, data)) = data.split_first() else { return };
@@ -19,20 +19,27 @@ fuzz_target!(|data: &[u8]| {
     let entries = || [KeyEntry::new("k", key()).unwrap()];
     let audience = || Audience::new("a").unwrap();
     match choice % 6 {
-        0 => assert!(!accepts(&one_way::Server::new(KeyRing::new(entries()).unwrap()), data)),
-        1 => assert!(!accepts(&mutual::Server::new(KeyRing::new(entries()).unwrap(), audience()), data)),
+        0 => {
+            let ring = one_way::KeyRing::new(entries()).unwrap();
+            assert!(!accepts(&one_way::Server::new(ring), data));
+        }
+        1 => {
+            let ring = mutual::KeyRing::new(entries()).unwrap();
+            assert!(!accepts(&mutual::Server::new(ring, audience()), data));
+        }
         2 => {
-            let server = multiprocessing::Server::new(KeyRing::new(entries()).unwrap());
-            assert!(!accepts(&server.allow_legacy_md5(), data));
+            let ring = multiprocessing::KeyRing::new(entries()).unwrap();
+            assert!(!accepts(&multiprocessing::Server::new(ring).allow_legacy_md5(), data));
         }
         3 => assert!(!accepts(&mutual::Client::new("k", &key(), audience()).unwrap(), data)),
         4 => assert!(!accepts(&multiprocessing::Client::new(&key()).allow_legacy_md5(), data)),
-        // Whose client believes anybody.
+        // This client accepts every server.
         _ => _ = accepts(&one_way::Client::new(&key()), data),
     }
 });
 
-/// Feeds a state machine, the first byte of each portion saying how long it is.
+/// Feeds `data` to a state machine in portions, each of which begins with a byte for its length. Returns whether the
+/// state machine accepts.
 fn accepts<M: Mechanism>(mechanism: &M, mut data: &[u8]) -> bool {
     let mut random = |out: &mut [u8]| {
         out.fill(0x5c);
@@ -48,11 +55,11 @@ fn accepts<M: Mechanism>(mechanism: &M, mut data: &[u8]) -> bool {
         loop {
             match codec.decode(&mut buf) {
                 Err(_) => return false,
-                Ok(None) => break assert!(buf.len() < LONGEST_WAIT),
+                Ok(None) => break assert!(buf.len() < MAX_FRAME_LEN),
                 Ok(Some(frame)) => match step(&mut handshake, Input::Frame(frame)) {
-                    Some(true) => {}
-                    Some(false) => return false,
-                    None => return true,
+                    Outcome::Continues => {}
+                    Outcome::Fails => return false,
+                    Outcome::Accepts => return true,
                 },
             }
         }
@@ -60,12 +67,20 @@ fn accepts<M: Mechanism>(mechanism: &M, mut data: &[u8]) -> bool {
     false
 }
 
-/// Whether it goes on, or is over with nobody accepted; none if somebody is.
-fn step<H: Handshake>(handshake: &mut H, input: Input<H>) -> Option<bool> {
+enum Outcome {
+    Continues,
+    Accepts,
+    Fails,
+}
+
+fn step<H: Handshake>(handshake: &mut H, input: Input<H>) -> Outcome {
     match handshake.step(input) {
-        Ok(Step::Continue { .. }) => Some(true),
-        Ok(Step::LookUp(lookup)) => step(handshake, Input::Found(lookup.now_or_never()?)),
-        Ok(Step::Complete { .. }) => None,
-        Err(_) => Some(false),
+        Ok(Step::Continue { .. }) => Outcome::Continues,
+        Ok(Step::LookUp(lookup)) => {
+            let found = lookup.now_or_never().expect("the keys are in memory");
+            step(handshake, Input::Found(found))
+        }
+        Ok(Step::Complete { .. }) => Outcome::Accepts,
+        Err(_) => Outcome::Fails,
     }
 }

@@ -1,4 +1,5 @@
-//! Python's messages: whatever comes, nothing is kept beyond the maximum, and what is decoded is what was encoded.
+//! Decodes arbitrary bytes as messages of Python's `multiprocessing.connection`. No message exceeds the maximum, and
+//! encoding and decoding a message again returns the same message.
 #![no_main]
 
 use bytes::BytesMut;

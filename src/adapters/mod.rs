@@ -1,8 +1,8 @@
-//! What the traits of other crates make of this crate's types; each behind the feature that is named after the crate.
+//! Implementations of other crates' traits, each behind the feature that is named after the crate.
 
 #[cfg(feature = "axum")]
-mod axum;
+pub(crate) mod axum;
 #[cfg(feature = "hyper-util")]
-mod hyper_util;
+pub(crate) mod hyper_util;
 #[cfg(feature = "tonic")]
 mod tonic;

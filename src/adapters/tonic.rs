@@ -32,3 +32,34 @@ where
         self.addr().clone()
     }
 }
+
+/// The address in the PROXY protocol header, if there is one and the address type can hold it. Otherwise what the inner
+/// stream reports.
+#[cfg(feature = "proxy-protocol")]
+impl<IO> Connected for crate::prepare::Proxied<IO>
+where
+    IO: Connected,
+    IO::ConnectInfo: crate::transport::PeerAddr,
+{
+    type ConnectInfo = IO::ConnectInfo;
+
+    fn connect_info(&self) -> Self::ConnectInfo {
+        use crate::transport::PeerAddr as _;
+
+        let info = self.get_ref().connect_info();
+        match self.header().and_then(crate::prepare::ProxyHeader::source) {
+            Some(source) => info.with_socket_addr(source),
+            None => info,
+        }
+    }
+}
+
+/// What the transport reports.
+#[cfg(feature = "noise")]
+impl<IO: Connected> Connected for crate::noise::NoiseStream<IO> {
+    type ConnectInfo = IO::ConnectInfo;
+
+    fn connect_info(&self) -> Self::ConnectInfo {
+        self.get_ref().connect_info()
+    }
+}

@@ -1,55 +1,68 @@
-//! Who may try: a bound on the handshakes that are pending, a share of it for each source, and penalties.
+//! Admission control: a cap on in-flight handshakes, a limit for each source, and penalties.
 //!
-//! Whoever can open a connection can leave it open, and a server that waits for each of them runs out of something. A
-//! cap alone makes it worse: now it is enough to fill the cap ([RUSTSEC-2024-0341]). So
+//! Anyone who can open a connection can leave it open, and a server that waits on every connection exhausts file
+//! descriptors or memory. A cap alone makes this worse, because an attacker only has to fill it
+//! ([RUSTSEC-2024-0341]). This module applies four rules instead:
 //!
-//! - at most [`max_pending`](AdmissionBuilder::max_pending) handshakes are pending, but for those that have been told
-//!   to end and are about to, from the first moment until the inner service is called or the stream is dropped, in
-//!   whichever way; a refused peer's last words are part of it;
-//! - at most [`max_per_source`](AdmissionBuilder::max_per_source) of them are of one source: an IPv4 address or an IPv6
-//!   /64, unless [told otherwise](AdmissionBuilder::prefix_lengths);
-//! - nobody queues. Where the cap is full the newcomer is let in all the same, unless all that are pending have proven
-//!   themselves and wait for the inner service, and the largest source has to give way: its handshake
-//!   that has been pending longest is ended, as [`Shed`](crate::HandshakeErrorKind::Shed). A source is as large as the
-//!   time is long for which its pending handshakes have been pending, all together;
-//! - a source that fails too often can be kept out for a while before any work is done for it: [`Penalties`], if they
-//!   are asked for.
+//! - **Cap.** At most [`max_pending`](AdmissionBuilder::max_pending) handshakes are in flight. A handshake counts from
+//!   the accepted connection until the inner service is called or the stream is dropped, including the time in which a
+//!   refused peer reads the verdict. An evicted handshake no longer counts.
+//! - **Limit for each source.** While at least three quarters of the cap are in use, one source may have at most
+//!   [`max_per_source`](AdmissionBuilder::max_per_source) handshakes in flight. A source is an IPv4 address or an IPv6
+//!   /64 by default, see [`prefix_lengths`](AdmissionBuilder::prefix_lengths).
+//! - **Eviction.** There is no queue: when the cap is reached, the new handshake is admitted and the oldest handshake
+//!   of the heaviest source is evicted, with the error [`Evicted`](crate::HandshakeErrorKind::Evicted). A source's
+//!   weight is the summed age of its in-flight handshakes. Refused peers that still read their verdict are evicted
+//!   before all others. A handshake that has succeeded and waits for the inner service cannot be evicted. If all of
+//!   them have, the new one fails with [`Overloaded`](crate::HandshakeErrorKind::Overloaded).
+//! - **Penalties.** A source that fails too often can be throttled: its connections are closed for a while before any
+//!   work is done for them. Off by default, see [`Penalties`].
 //!
-//! Every [`Acceptor`](crate::Acceptor) has an [`Admission`] with the defaults. Set another with
+//! The setting `max_connections` of `serve` and `Incoming` limits all connections, including sessions. Admission
+//! control limits handshakes only.
+//!
+//! Every [`Acceptor`](crate::Acceptor) has an [`Admission`] with the default settings. Set another one with
 //! [`Acceptor::admission`](crate::Acceptor::admission) or
-//! [`ChallengeLayer::admission`](crate::ChallengeLayer::admission); clones of one can guard several listeners
-//! together.
+//! [`ChallengeLayer::admission`](crate::ChallengeLayer::admission). To limit several listeners together, give each of
+//! them a clone of the same `Admission`.
 //!
 //! ```
 //! use std::time::Duration;
 //! use tower_challenge::admission::{Admission, Penalties};
-//! use tower_challenge::{ChallengeLayer, Key, KeyEntry, KeyRing, one_way};
+//! use tower_challenge::{ChallengeLayer, Key, KeyEntry, one_way};
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let admission = Admission::builder()
 //!     .max_pending(2_000)
 //!     .max_per_source(50)
-//!     .exempt("10.0.0.0/8".parse()?) // our own
+//!     .exempt("10.0.0.0/8".parse()?) // e.g. the load balancer
 //!     .penalties(Penalties::new().refused(Duration::from_secs(30)))
-//!     .build();
-//! let keys = KeyRing::new([KeyEntry::new("alice", Key::generate()?)?])?;
-//! let layer = ChallengeLayer::new(one_way::Server::new(keys)).admission(admission.clone());
+//!     .build()?;
+//!
+//! let keys = one_way::KeyRing::new([KeyEntry::new("alice", Key::generate()?)?])?;
+//! let layer = ChallengeLayer::new(one_way::Server::new(keys))
+//!     .admission(admission.clone());
 //! assert_eq!(admission.pending(), 0);
+//! # drop(layer);
 //! # Ok(())
 //! # }
 //! ```
 //!
-//! # Where a source comes from
+//! # How the source is determined
 //!
-//! From [`TransportInfo::peer_addr`](crate::transport::TransportInfo::peer_addr): a TCP stream knows it, `serve`
-//! passes on what `accept` said, and [`inspect`](crate::Acceptor::inspect) says it for other streams, or in place of
-//! what they say themselves, behind a proxy that names the real one. Streams without one, Unix sockets say, are one
-//! source together, bounded by the cap alone.
+//! The source is derived from [`TransportInfo::peer_addr`](crate::transport::TransportInfo::peer_addr). A TCP stream
+//! reports its peer's address, and `serve` and `Incoming` pass on the address that `accept` returned. Behind a load
+//! balancer, the step `ProxyProtocol` of [`prepare`](crate::prepare) reads the client's address. For any other stream,
+//! set it with [`WithInfo`](crate::transport::WithInfo).
 //!
-//! # Before a handshake of another kind
+//! All streams without an address, e.g. Unix sockets, are one source, which only the cap limits.
 //!
-//! A stranger can stall in TLS as well. [`Admission::admit`] gives a [`Slot`] before that begins, [`Slot::guard`] has
-//! TLS end in time, and [`Acceptor::accept_admitted`](crate::Acceptor::accept_admitted) goes on with it:
+//! # Include a TLS handshake
+//!
+//! A peer can also stall during the TLS handshake. A step that is set with
+//! [`ChallengeLayer::prepare`](crate::ChallengeLayer::prepare) runs in the slot of the handshake. Without such a step,
+//! [`Admission::admit`] takes a [`Slot`] before TLS begins, [`Slot::guard`] gives it a timeout, and
+//! [`Acceptor::accept_admitted`](crate::Acceptor::accept_admitted) continues with the same slot:
 //!
 //! ```
 //! use std::time::Duration;
@@ -58,37 +71,44 @@
 //! use tower_challenge::{Acceptor, one_way};
 //!
 //! # async fn tls_accept(tcp: TcpStream) -> std::io::Result<TcpStream> { Ok(tcp) }
-//! # async fn example(tcp: TcpStream, acceptor: &Acceptor<one_way::Server>) -> Result<(), Box<dyn std::error::Error>> {
+//! # async fn example(
+//! #     tcp: TcpStream, acceptor: &Acceptor<one_way::Server>,
+//! # ) -> Result<(), Box<dyn std::error::Error>> {
 //! let slot = acceptor.admit(Some(tcp.peer_addr()?.ip()))?;
-//! let (tls, slot) = slot.guard(Duration::from_secs(5), tls_accept(tcp)).await?;
+//! let timeout = Duration::from_secs(5);
+//! let (tls, slot) = slot.guard(timeout, tls_accept(tcp)).await?;
 //! let stream = acceptor.accept_admitted(tls, slot).await?;
 //! # drop(stream);
 //! # Ok(())
 //! # }
 //! ```
 //!
-//! # Why the oldest of the largest source
+//! # Why the oldest handshake of the heaviest source
 //!
-//! OpenSSH (`MaxStartups`) turns newcomers away with a probability that grows as its cap fills, and all of them when
-//! it is full. That is fair among connections, not among people: who connects most gets most. `cargo bench --bench
-//! admission` simulates both under the same floods of silent strangers, with 1,000 pending handshakes at most and a
-//! deadline of 10 seconds, and counts which part of the honest handshakes succeeds, of 100 ms each:
+//! OpenSSH (`MaxStartups`) rejects new connections with a probability that grows as its cap fills, and all of them when
+//! the cap is reached. This is fair among connections, but not among clients: a client that opens more connections gets
+//! more of them accepted. `cargo bench -p benches --bench admission` simulates both policies under the same floods of
+//! silent unauthenticated peers, with a cap of 1,000 in-flight handshakes and a deadline of 10 seconds. The table shows
+//! the share of legitimate handshakes that succeed; each takes 100 ms.
 //!
-//! | flood | plain cap | random early drop | and a share | shedding, size by number | **shedding** | **and penalties** | also for being shed |
+//! | flood | plain cap | random early drop | and a source limit | eviction, weight by count | **eviction, weight by age** | **and penalties** | and penalties for evictions |
 //! |---|---|---|---|---|---|---|---|
 //! | 1 source, 1,000 a second | 11 % | 10 % | 57 % | 100 % | **100 %** | **100 %** | 100 % |
 //! | 100 sources, 1,000 a second | 11 % | 10 % | 10 % | 100 % | **100 %** | **100 %** | 100 % |
 //! | 10,000 sources, 1,000 a second | 11 % | 10 % | 10 % | 80 % | **100 %** | **100 %** | 100 % |
 //! | 10,000 sources, 5,000 a second | 3 % | 2 % | 2 % | 76 % | **99 %** | **99 %** | 99 % |
 //! | 10,000 sources, 20,000 a second | 0.4 % | 0.5 % | 0.5 % | 0 % | **0 %** | **0 %** | 71 % |
-//! | the same, honest in 10 ms | 0.5 % | 0.5 % | 0.5 % | 98 % | **100 %** | **100 %** | 100 % |
+//! | the same, legitimate handshakes take 10 ms | 0.5 % | 0.5 % | 0.5 % | 98 % | **100 %** | **100 %** | 100 % |
 //! | 20,000 a second for 4 s of every 20 s, 1,000,000 sources | 68 % | 67 % | 67 % | 85 % | **86 %** | **86 %** | 40 % |
 //!
-//! By number, two quick friends behind one address are larger than a stranger who has been silent for seconds. And
-//! where a thousand newcomers arrive in less time than a handshake takes, all of different sources, no rule helps
-//! that knows only who is pending: `max_pending` must be larger than that. Where the same sources come again,
-//! remembering who was shed helps ([`Penalties::shed`]); where they are always new, it keeps out none but friends,
-//! who come again by nature. So it is off unless asked for.
+//! With weight by count, two fast legitimate clients that share an address outweigh an unauthenticated peer that has
+//! been silent for seconds.
+//!
+//! If as many connections as the cap arrive in less time than a handshake takes, all from different sources, no rule
+//! helps that only knows the in-flight handshakes: `max_pending` must be larger than that number. Penalties for evicted
+//! handshakes ([`Penalties::evicted`]) help if the flood comes from the same sources again. If its sources are always
+//! new, these penalties only throttle legitimate clients, which are the ones that come again. They are therefore off by
+//! default.
 //!
 //! [RUSTSEC-2024-0341]: https://rustsec.org/advisories/RUSTSEC-2024-0341.html
 
@@ -105,19 +125,20 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::time::Instant;
 
-pub use self::builder::AdmissionBuilder;
+pub use self::builder::{AdmissionBuilder, AdmissionError};
 pub use self::penalties::Penalties;
 use self::record::Record;
 pub use self::slot::Slot;
+#[cfg(feature = "proxy-protocol")]
+pub(crate) use self::source::canonical;
 use self::source::{Source, Sources};
 use self::table::{Admitted, Table};
 use crate::error::{HandshakeError, HandshakeErrorKind};
 use crate::observe::{self, Failures};
 
-/// The handshakes that are pending on the server's side, and who may begin another. Cheap to clone; clones are the
-/// same.
+/// The admission control of a server: counts in-flight handshakes and decides which connections may begin one.
 ///
-/// See the [module](self) for what it does and an example.
+/// See the [module documentation](self) for its rules and an example. Cheap to clone. All clones share their state.
 #[derive(Clone)]
 pub struct Admission {
     shared: Arc<Shared>,
@@ -125,15 +146,15 @@ pub struct Admission {
 
 struct Shared {
     sources: Sources,
-    begin: Instant,
-    // Never locked while foreign code runs: what wakes a task is done outside.
+    created: Instant,
+    // Never locked while foreign code runs. Tasks are woken after it is unlocked.
     table: Mutex<Table>,
     record: Option<Mutex<Record>>,
     failures: Failures,
 }
 
 impl Admission {
-    /// An admission with the defaults, to be set further and [built](AdmissionBuilder::build).
+    /// Returns a builder with the default settings.
     pub fn builder() -> AdmissionBuilder {
         AdmissionBuilder::new()
     }
@@ -142,7 +163,7 @@ impl Admission {
         let record = penalties.map(|penalties| Mutex::new(Record::new(penalties)));
         let shared = Shared {
             sources,
-            begin: Instant::now(),
+            created: Instant::now(),
             table: Mutex::new(table),
             record,
             failures: Failures::new(),
@@ -150,14 +171,16 @@ impl Admission {
         Self { shared: Arc::new(shared) }
     }
 
-    /// Admits a handshake with a peer at `ip`, or at an unknown place. It is pending until the [`Slot`] is dropped.
+    /// Admits a handshake with a peer at `ip`, or at an unknown address. It is in flight until the [`Slot`] is dropped.
     ///
-    /// An [`Acceptor`](crate::Acceptor) does this by itself in `accept`.
+    /// [`Acceptor::accept`](crate::Acceptor::accept) calls this itself.
     ///
     /// # Errors
     ///
-    /// [`Penalized`](HandshakeErrorKind::Penalized), [`OverShare`](HandshakeErrorKind::OverShare), or, if all that are
-    /// pending have proven themselves and wait for the inner service, [`Overloaded`](HandshakeErrorKind::Overloaded).
+    /// - [`Throttled`](HandshakeErrorKind::Throttled) if the source failed too often.
+    /// - [`SourceLimit`](HandshakeErrorKind::SourceLimit) if the source has too many handshakes in flight.
+    /// - [`Overloaded`](HandshakeErrorKind::Overloaded) if the cap is reached and all handshakes in flight have
+    ///   succeeded and wait for the inner service.
     pub fn admit(&self, ip: Option<IpAddr>) -> Result<Slot, HandshakeError> {
         self.admit_source(self.shared.sources.of(ip), Instant::now()).map_err(|kind| {
             observe::not_admitted(&self.shared.failures, ip, kind);
@@ -166,35 +189,35 @@ impl Admission {
     }
 
     fn admit_source(&self, source: Source, now: Instant) -> Result<Slot, HandshakeErrorKind> {
-        if self.shared.is_penalized(source, now) {
-            return Err(HandshakeErrorKind::Penalized);
+        if self.shared.is_throttled(source, now) {
+            return Err(HandshakeErrorKind::Throttled);
         }
-        let since_begin = now.saturating_duration_since(self.shared.begin);
-        let Admitted { number, revoked, victim } = self.shared.table().admit(source, since_begin)?;
-        let slot = Slot::new(Arc::clone(&self.shared), source, number, revoked, now);
+        let since_created = now.saturating_duration_since(self.shared.created);
+        let Admitted { number, evicted, victim } = self.shared.table().admit(source, since_created)?;
+        let slot = Slot::new(Arc::clone(&self.shared), source, number, evicted, now);
         if let Some(victim) = victim {
-            // Gone already is as good as told.
+            // An error means that the handshake has ended in the meantime.
             let _ = victim.send(());
         }
         Ok(slot)
     }
 
-    /// How many handshakes are pending now, those that have succeeded and wait for the inner service included.
+    /// Returns the number of handshakes in flight, including those that have succeeded and wait for the inner service.
     #[must_use]
     pub fn pending(&self) -> usize {
         self.shared.table().len()
     }
 
-    /// How many sources are refused now. Always 0 without [`Penalties`].
+    /// Returns the number of sources that are throttled now. Always 0 without [`Penalties`].
     #[must_use]
-    pub fn penalized(&self) -> usize {
-        self.shared.record().map_or(0, |record| record.penalized(Instant::now()))
+    pub fn throttled(&self) -> usize {
+        self.shared.record().map_or(0, |record| record.throttled(Instant::now()))
     }
 }
 
 impl Shared {
     fn table(&self) -> MutexGuard<'_, Table> {
-        // Nothing in there is left half done by a panic.
+        // No panic can leave the table in an inconsistent state.
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -202,13 +225,13 @@ impl Shared {
         self.record.as_ref().map(|record| record.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn is_penalized(&self, source: Source, now: Instant) -> bool {
+    fn is_throttled(&self, source: Source, now: Instant) -> bool {
         source
             .limited()
-            .is_some_and(|net| self.record().is_some_and(|mut record| record.is_penalized(net, now)))
+            .is_some_and(|net| self.record().is_some_and(|mut record| record.is_throttled(net, now)))
     }
 
-    /// The penalty for a handshake that has been pending since then.
+    /// Records the penalty for a handshake that failed and has been in flight since `since`.
     fn penalize(&self, source: Source, kind: HandshakeErrorKind, since: Instant) {
         if let Some((net, mut record)) = source.limited().zip(self.record()) {
             let now = Instant::now();
@@ -219,7 +242,7 @@ impl Shared {
 
 impl Default for Admission {
     fn default() -> Self {
-        Self::builder().build()
+        Self::builder().build_checked()
     }
 }
 

@@ -2,52 +2,74 @@ use std::time::Duration;
 
 use crate::error::HandshakeErrorKind;
 
-/// How long a source that fails is kept out, in the manner of OpenSSH's `PerSourcePenalties` (9.8 and newer), and
-/// with its figures where it has any.
+/// Penalties for sources that fail, like OpenSSH's `PerSourcePenalties` (9.8 and newer) and with its default values
+/// where it has any.
 ///
-/// Each failure adds its time to what the source has to serve, and time passes by itself. Once that is more than the
-/// [`threshold`](Self::threshold), everything of this source is refused, before any work is done for it, until it has
-/// served all of it. A success changes nothing: one key must not buy attempts at others.
+/// Each failure adds its penalty to the remaining penalty of the source, which decreases as time passes. When it
+/// exceeds the [`threshold`](Self::threshold), the source is throttled: all its handshakes are rejected, before any
+/// work is done for them, until its remaining penalty is zero. Handshakes that are already in flight continue. A success
+/// changes nothing, so that a valid key cannot pay for attempts at other keys.
 ///
-/// Penalties hit everybody behind one address, so they are for those who ask for them: see
-/// [`AdmissionBuilder::penalties`](super::AdmissionBuilder::penalties), and
-/// [`exempt`](super::AdmissionBuilder::exempt) for those who must never be kept out.
+/// A proof is charged when it is rejected, not when the refused peer closes the connection. A handshake that is dropped
+/// before it ends, e.g. by a timeout around it, is charged like one that the peer closes. Each handshake is charged once,
+/// and none is charged for a shutdown.
+///
+/// A failure of the peer's making costs at least the time for which its handshake was in flight, up to the penalty of
+/// [`timed_out`](Self::timed_out). This includes connections that fail with an I/O error
+/// ([`Io`](HandshakeErrorKind::Io)), which have no penalty of their own.
+///
+/// Penalties affect all clients that share an address, so they are off by default: see
+/// [`AdmissionBuilder::penalties`](super::AdmissionBuilder::penalties). Use
+/// [`AdmissionBuilder::exempt`](super::AdmissionBuilder::exempt) for sources that must never be throttled.
+///
+/// ```
+/// use std::time::Duration;
+/// use tower_challenge::admission::{Admission, Penalties};
+///
+/// let penalties = Penalties::new()
+///     .refused(Duration::from_secs(30))
+///     .threshold(Duration::from_secs(60));
+/// let admission = Admission::builder().penalties(penalties).build()?;
+/// # Ok::<(), tower_challenge::admission::AdmissionError>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct Penalties {
     refused: Duration,
     timed_out: Duration,
     malformed: Duration,
-    closed_early: Duration,
-    shed: Duration,
+    unexpected_eof: Duration,
+    probe: Duration,
+    evicted: Duration,
     threshold: Duration,
     max: Duration,
     pub(super) max_sources: usize,
 }
 
 impl Penalties {
-    /// The default penalties.
+    /// Creates the default penalties.
     #[must_use]
     pub const fn new() -> Self {
         Self {
             refused: Duration::from_secs(5),
             timed_out: Duration::from_secs(10),
             malformed: Duration::from_secs(10),
-            closed_early: Duration::from_secs(1),
-            shed: Duration::ZERO,
+            unexpected_eof: Duration::from_secs(1),
+            probe: Duration::ZERO,
+            evicted: Duration::ZERO,
             threshold: Duration::from_secs(15),
             max: Duration::from_secs(600),
             max_sources: 65_536,
         }
     }
 
-    /// Sets what a proof adds that did not convince ([`Refused`](HandshakeErrorKind::Refused)). Default: 5 seconds.
+    /// Sets the penalty for a proof that was rejected ([`Refused`](HandshakeErrorKind::Refused)). Default: 5 seconds.
     #[must_use]
     pub const fn refused(mut self, penalty: Duration) -> Self {
         self.refused = penalty;
         self
     }
 
-    /// Sets what a handshake adds that was not over in time ([`TimedOut`](HandshakeErrorKind::TimedOut)).
+    /// Sets the penalty for a handshake that exceeded its deadline ([`TimedOut`](HandshakeErrorKind::TimedOut)).
     /// Default: 10 seconds.
     #[must_use]
     pub const fn timed_out(mut self, penalty: Duration) -> Self {
@@ -55,88 +77,115 @@ impl Penalties {
         self
     }
 
-    /// Sets what a peer adds that does not speak this wire ([`Malformed`](HandshakeErrorKind::Malformed)).
-    /// Default: 10 seconds.
+    /// Sets the penalty for an invalid message ([`Malformed`](HandshakeErrorKind::Malformed)). Default: 10 seconds.
     #[must_use]
     pub const fn malformed(mut self, penalty: Duration) -> Self {
         self.malformed = penalty;
         self
     }
 
-    /// Sets what a peer adds that goes before the end ([`ClosedEarly`](HandshakeErrorKind::ClosedEarly)): scanners, and
-    /// the health checks of many a load balancer. Default: 1 second. Who had been there for longer has as much added as
-    /// it was there, up to what [`timed_out`](Self::timed_out) adds.
-    #[must_use]
-    pub const fn closed_early(mut self, penalty: Duration) -> Self {
-        self.closed_early = penalty;
-        self
-    }
-
-    /// Sets what a handshake adds that was ended in favour of another source ([`Shed`](HandshakeErrorKind::Shed)).
-    /// Default: nothing.
+    /// Sets the minimum penalty for a peer that closes the connection before the handshake completes
+    /// ([`UnexpectedEof`](HandshakeErrorKind::UnexpectedEof)). Default: 1 second.
     ///
-    /// Two seconds, say, help against a flood from the same addresses again and again: who comes as soon as it is
-    /// dropped soon costs a close, and no handshake. But friends are shed in a crowd, too, and against bursts from
-    /// addresses that are always new it keeps out none but them: see the figures in the [module](super).
+    /// A handshake that this side abandons, because a timeout around it passes, costs
+    /// the same.
     #[must_use]
-    pub const fn shed(mut self, penalty: Duration) -> Self {
-        self.shed = penalty;
+    pub const fn unexpected_eof(mut self, penalty: Duration) -> Self {
+        self.unexpected_eof = penalty;
         self
     }
 
-    /// Sets beyond how much a source is refused. Default: 15 seconds.
+    /// Sets the minimum penalty for a peer that closes the connection without having sent anything
+    /// ([`Probe`](HandshakeErrorKind::Probe)): port scanners, and the health checks of load balancers. Default: zero.
+    #[must_use]
+    pub const fn probe(mut self, penalty: Duration) -> Self {
+        self.probe = penalty;
+        self
+    }
+
+    /// Sets the penalty for a handshake that was evicted ([`Evicted`](HandshakeErrorKind::Evicted)). Default: zero.
+    ///
+    /// A penalty of e.g. 2 seconds helps against a flood that comes from the same addresses again and again: a source
+    /// that reconnects after each eviction is soon throttled, and then costs a closed connection rather than a
+    /// handshake. But legitimate clients are evicted in a flood as well. If the flood comes from addresses that are
+    /// always new, this penalty throttles only legitimate clients: see the table in the [module documentation](super).
+    #[must_use]
+    pub const fn evicted(mut self, penalty: Duration) -> Self {
+        self.evicted = penalty;
+        self
+    }
+
+    /// Sets the remaining penalty above which a source is throttled. Default: 15 seconds.
     #[must_use]
     pub const fn threshold(mut self, threshold: Duration) -> Self {
         self.threshold = threshold;
         self
     }
 
-    /// Sets how much a source can have to serve at most. Default: 10 minutes. Where it is no more than the
-    /// [`threshold`](Self::threshold), nobody is ever kept out.
+    /// Sets the maximum of the remaining penalty of a source. Default: 10 minutes. If it does not exceed the
+    /// [`threshold`](Self::threshold), no source is ever throttled.
     #[must_use]
     pub const fn max(mut self, max: Duration) -> Self {
         self.max = max;
         self
     }
 
-    /// Sets how many sources are remembered, at about 150 bytes each. Default: 65,536.
+    /// Sets how many sources are recorded, at about 150 bytes each. Default: 65,536.
     ///
-    /// Where there is no more room, the one is forgotten that has least to serve: of those that are let in, and only if
-    /// there is none, of those that are kept out.
-    ///
-    /// # Panics
-    ///
-    /// If it is zero.
+    /// When the record is full, the source with the smallest remaining penalty is removed: one that is not throttled,
+    /// if there is any.
     #[must_use]
     pub const fn max_sources(mut self, max: usize) -> Self {
-        assert!(max > 0, "room for at least one source");
         self.max_sources = max;
         self
     }
 
-    /// What a failure of this kind adds, of a handshake that was pending for so long.
-    pub(super) fn of(&self, kind: HandshakeErrorKind, pending: Duration) -> Duration {
+    /// Returns the penalty for a failure of this kind, of a handshake that was in flight for this long.
+    pub(super) fn of(&self, kind: HandshakeErrorKind, in_flight: Duration) -> Duration {
+        // Otherwise failing on purpose just before the deadline, and reconnecting, would be cheaper than a timeout.
+        let at_least = in_flight.min(self.timed_out);
         match kind {
-            HandshakeErrorKind::Refused => self.refused,
+            HandshakeErrorKind::Refused => self.refused.max(at_least),
             HandshakeErrorKind::TimedOut => self.timed_out,
-            HandshakeErrorKind::Malformed => self.malformed,
-            // Or it would be cheaper to go just before the deadline, and come again.
-            HandshakeErrorKind::ClosedEarly => self.closed_early.max(pending.min(self.timed_out)),
-            HandshakeErrorKind::Shed => self.shed,
-            // The peer can't help it.
+            HandshakeErrorKind::Malformed => self.malformed.max(at_least),
+            HandshakeErrorKind::UnexpectedEof => self.unexpected_eof.max(at_least),
+            HandshakeErrorKind::Probe => self.probe.max(at_least),
+            HandshakeErrorKind::Io => at_least,
+            HandshakeErrorKind::Evicted => self.evicted,
+            // The peer is not at fault.
             _ => Duration::ZERO,
         }
     }
 
-    /// How much there is to serve, `penalty` later; and whether that is too much.
-    pub(super) fn add(&self, to_serve: Duration, penalty: Duration) -> (Duration, bool) {
-        let to_serve = to_serve.saturating_add(penalty).min(self.max);
-        (to_serve, to_serve > self.threshold)
+    /// Adds `penalty` to the remaining penalty of a source. Also returns whether the sum exceeds the threshold.
+    pub(super) fn add(&self, remaining: Duration, penalty: Duration) -> (Duration, bool) {
+        let remaining = remaining.saturating_add(penalty).min(self.max);
+        (remaining, remaining > self.threshold)
     }
 }
 
 impl Default for Penalties {
     fn default() -> Self {
         Self::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn failure_on_purpose_costs_at_least_its_time() {
+        use HandshakeErrorKind::{Io, Malformed, Probe, Refused, UnexpectedEof};
+
+        let penalties = Penalties::new().malformed(Duration::ZERO);
+        for kind in [Io, Malformed, Probe, Refused, UnexpectedEof] {
+            let almost = Duration::from_millis(9_900);
+            assert_eq!(penalties.of(kind, almost), almost, "{kind:?}");
+            let hour = Duration::from_secs(3600);
+            assert_eq!(penalties.of(kind, hour), Duration::from_secs(10), "{kind:?}");
+        }
+        assert_eq!(penalties.of(Refused, Duration::ZERO), Duration::from_secs(5));
+        assert_eq!(penalties.of(HandshakeErrorKind::KeySource, Duration::from_secs(9)), Duration::ZERO);
     }
 }

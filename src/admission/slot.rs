@@ -1,5 +1,6 @@
 use std::fmt;
 use std::future::poll_fn;
+use std::net::IpAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -15,17 +16,22 @@ use crate::error::{HandshakeError, HandshakeErrorKind};
 use crate::observe::{Failures, Held};
 use crate::time::{after, poll_timer};
 
-/// A place among the handshakes that are pending, given back when dropped: see
-/// [`Admission::admit`](super::Admission::admit).
-#[must_use = "dropping it gives the place back"]
+/// A slot of an in-flight handshake, from [`Admission::admit`](super::Admission::admit). Dropping it releases it; see
+/// [`release`](Self::release).
+///
+/// An [`Acceptor`](crate::Acceptor) takes a slot itself. Take one yourself to include another handshake, such as that
+/// of TLS: see the [module documentation](super).
+#[must_use = "dropping a slot releases it"]
 pub struct Slot {
     shared: Arc<Shared>,
     source: Source,
     number: u64,
-    // None once the place is given to somebody else.
-    revoked: Option<oneshot::Receiver<()>>,
+    // `None` after the eviction has been observed.
+    evicted: Option<oneshot::Receiver<()>>,
     since: Instant,
     proven: bool,
+    // Whether the source is to be charged if the slot is dropped now.
+    is_open: bool,
     _pending: Held,
 }
 
@@ -34,36 +40,40 @@ impl Slot {
         shared: Arc<Shared>,
         source: Source,
         number: u64,
-        revoked: oneshot::Receiver<()>,
+        evicted: oneshot::Receiver<()>,
         since: Instant,
     ) -> Self {
         Self {
             shared,
             source,
             number,
-            revoked: Some(revoked),
+            evicted: Some(evicted),
             since,
             proven: false,
+            is_open: true,
             _pending: Held::pending(),
         }
     }
 
-    /// Runs another handshake in this place, one of TLS say, before it goes on to
-    /// [`accept_admitted`](crate::Acceptor::accept_admitted): within `timeout`, and until the place is given to
-    /// somebody else. Where it fails, the source's penalty is that of the error.
+    /// Runs another handshake in this slot, e.g. that of TLS, until it completes, `timeout` passes or the slot is
+    /// evicted. Continue with [`accept_admitted`](crate::Acceptor::accept_admitted).
     ///
     /// # Errors
     ///
-    /// That of the handshake, as [`HandshakeError`] makes one of an [`io::Error`](std::io::Error);
-    /// [`TimedOut`](HandshakeErrorKind::TimedOut); [`Shed`](HandshakeErrorKind::Shed). The place is given back.
+    /// Each error releases the slot and adds the penalty of its kind to the source.
+    ///
+    /// - The error of the handshake, converted to a [`HandshakeError`]. `From` is implemented for
+    ///   [`io::Error`](std::io::Error).
+    /// - [`TimedOut`](HandshakeErrorKind::TimedOut) if `timeout` passes.
+    /// - [`Evicted`](HandshakeErrorKind::Evicted) if the slot is evicted.
     ///
     /// # Panics
     ///
-    /// Outside a tokio runtime that has its timer enabled.
+    /// Panics when polled outside a tokio runtime with the time driver enabled.
     ///
     /// # Cancel safety
     ///
-    /// Dropping it drops the handshake, and gives the place back.
+    /// Dropping the future drops the handshake and releases the slot.
     pub async fn guard<F, T, E>(
         mut self,
         timeout: Duration,
@@ -80,8 +90,8 @@ impl Slot {
                 if let Poll::Ready(outcome) = handshake.as_mut().poll(cx) {
                     return Poll::Ready(outcome.map_err(Into::into));
                 }
-                if self.poll_revoked(cx).is_ready() {
-                    return Poll::Ready(Err(HandshakeErrorKind::Shed.into()));
+                if self.poll_evicted(cx).is_ready() {
+                    return Poll::Ready(Err(HandshakeErrorKind::Evicted.into()));
                 }
                 poll_timer(deadline.as_mut(), cx).map(|()| Err(HandshakeErrorKind::TimedOut.into()))
             })
@@ -96,57 +106,105 @@ impl Slot {
         }
     }
 
-    /// Waits until the place is given to somebody else: the connection is to be dropped then. That adds no penalty;
-    /// [`failed`](Self::failed) does.
+    /// Waits until the slot is evicted. The caller must drop the connection then.
+    ///
+    /// This does not add a penalty. [`failed`](Self::failed) does.
     ///
     /// # Cancel safety
     ///
-    /// Nothing is lost.
-    pub async fn revoked(&mut self) {
-        poll_fn(|cx| self.poll_revoked(cx)).await;
+    /// This method is cancel safe.
+    pub async fn evicted(&mut self) {
+        poll_fn(|cx| self.poll_evicted(cx)).await;
     }
 
-    /// Gives the place back after a failure that happened elsewhere, in TLS say: the source's penalty, if there are
-    /// any, is that of `kind`. Failures of a handshake that an [`Acceptor`](crate::Acceptor) runs are counted by it.
-    pub fn failed(self, kind: HandshakeErrorKind) {
-        self.shared.penalize(self.source, kind, self.since);
+    /// Releases the slot after a failure outside of an [`Acceptor`](crate::Acceptor), e.g. of TLS, and adds the penalty
+    /// of `kind` to the source. An `Acceptor` does this itself for its handshakes.
+    pub fn failed(mut self, kind: HandshakeErrorKind) {
+        self.charge(kind);
     }
 
-    /// Also where the task has used up its budget: a peer that floods sees to that.
-    pub(crate) fn poll_revoked(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if let Some(revoked) = &mut self.revoked {
-            // Told or dropped, it is the same.
-            let _ = ready!(pin!(unconstrained(Pin::new(revoked))).poll(cx));
-            self.revoked = None;
+    /// Releases the slot without a penalty, e.g. after a success outside of an [`Acceptor`](crate::Acceptor).
+    ///
+    /// A slot that is dropped otherwise counts as abandoned: the source gets the penalty of a connection that was
+    /// closed after the same time. Otherwise a timeout around the handshake would make failures free.
+    pub fn release(mut self) {
+        self.is_open = false;
+    }
+
+    /// Adds the penalty of `kind` to the source, once.
+    fn charge(&mut self, kind: HandshakeErrorKind) {
+        if std::mem::take(&mut self.is_open) {
+            self.shared.penalize(self.source, kind, self.since);
+        }
+    }
+
+    /// Marks the handshake as refused. The penalty is added now, not when the peer has read its verdict, and the slot
+    /// is the first to be evicted.
+    pub(crate) fn refuse(&mut self, kind: HandshakeErrorKind) {
+        if self.is_open {
+            self.charge(kind);
+            self.shared.table().linger(self.source, self.number);
+        }
+    }
+
+    /// Moves the slot to the source of `ip`, with its age, if that is another one.
+    pub(crate) fn set_source(&mut self, ip: Option<IpAddr>) -> Result<(), HandshakeError> {
+        let source = self.shared.sources.of(ip);
+        if source == self.source {
+            return Ok(());
+        }
+        let from = std::mem::replace(&mut self.source, source);
+        let moved = self.shared.table().set_source(from, self.number, source);
+        if self.shared.is_throttled(source, Instant::now()) {
+            return Err(HandshakeErrorKind::Throttled.into());
+        }
+        moved.map_err(Into::into)
+    }
+
+    /// Returns `Ready` once the slot is evicted.
+    ///
+    /// Ignores tokio's task budget: a peer that sends without pause exhausts it, and could never be evicted then.
+    pub(crate) fn poll_evicted(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if let Some(evicted) = &mut self.evicted {
+            // A closed channel means the same as a message.
+            let _ = ready!(pin!(unconstrained(Pin::new(evicted))).poll(cx));
+            self.evicted = None;
         }
         Poll::Ready(())
     }
 
-    /// Nobody is to be woken by what follows.
-    fn deafen(&mut self) {
-        if let Some(revoked) = &mut self.revoked {
-            revoked.close();
+    /// Closes the channel, so that an eviction no longer wakes this task.
+    fn close(&mut self) {
+        if let Some(evicted) = &mut self.evicted {
+            evicted.close();
         }
     }
 
-    /// Where its failure is counted for the log.
+    /// Returns the counters for rate-limited logging of failures.
     pub(crate) fn failures(&self) -> &Failures {
         &self.shared.failures
     }
 
-    /// The handshake has succeeded: it can't be shed any more, and counts as pending until it is dropped. Also where it
-    /// has just been shed: the peer has been told that it is in.
+    /// Marks the handshake as successful. It can no longer be evicted, and counts as in flight until the slot is
+    /// dropped. This holds even if it was evicted just before, since the peer has received its verdict already.
     pub(crate) fn prove(&mut self) {
-        self.deafen();
+        self.close();
         self.proven = true;
+        self.is_open = false;
         self.shared.table().prove(self.source, self.number);
     }
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        self.deafen();
-        self.shared.table().release(self.source, self.number, self.proven);
+        self.close();
+        let was_evicted = self.shared.table().release(self.source, self.number, self.proven);
+        // An eviction is not the peer's fault, even if this side drops the handshake before it observes the eviction.
+        self.charge(if was_evicted {
+            HandshakeErrorKind::Evicted
+        } else {
+            HandshakeErrorKind::UnexpectedEof
+        });
     }
 }
 

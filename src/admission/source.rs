@@ -2,18 +2,19 @@ use std::net::IpAddr;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-/// Whose handshake it is, as far as limits go.
+/// The source of a handshake, for limits and penalties.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) enum Source {
-    /// A stream that does not know where it comes from: all of them are one source.
+    /// A stream without an address. All of them are one source.
     Unknown,
-    /// A prefix that is exempt from share and penalties, yet shed like any other.
+    /// A prefix that is exempt from the limit for each source and from penalties. Its handshakes can be evicted.
     Exempt(IpNet),
+    /// A prefix that all limits apply to.
     Limited(IpNet),
 }
 
 impl Source {
-    /// The prefix, if limits apply to it.
+    /// Returns the prefix, if all limits apply to it.
     pub(super) fn limited(self) -> Option<IpNet> {
         match self {
             Self::Limited(net) => Some(net),
@@ -22,7 +23,7 @@ impl Source {
     }
 }
 
-/// What counts as one source, and which are exempt.
+/// The prefix lengths that define a source, and the exempt networks.
 #[derive(Clone, Debug)]
 pub(super) struct Sources {
     pub(super) v4_len: u8,
@@ -32,13 +33,13 @@ pub(super) struct Sources {
 
 impl Sources {
     pub(super) fn of(&self, ip: Option<IpAddr>) -> Source {
-        // A dual-stack listener has all of IPv4 in ::ffff:0:0/96, which must not be one source.
+        // A dual-stack listener reports IPv4 peers in ::ffff:0:0/96, which must not be one source.
         let Some(ip) = ip.map(|ip| ip.to_canonical()) else { return Source::Unknown };
         let net = match ip {
             IpAddr::V4(ip) => Ipv4Net::new(ip, self.v4_len).map(|net| IpNet::V4(net.trunc())),
             IpAddr::V6(ip) => Ipv6Net::new(ip, self.v6_len).map(|net| IpNet::V6(net.trunc())),
         }
-        .expect("lengths are checked by the builder");
+        .expect("the builder checks the lengths");
         if self.exempt.iter().any(|exempt| exempt.contains(&ip)) {
             Source::Exempt(net)
         } else {
@@ -47,8 +48,8 @@ impl Sources {
     }
 }
 
-/// A prefix of IPv6 addresses that stand for IPv4 addresses, as the prefix of those.
-pub(super) fn canonical(net: IpNet) -> IpNet {
+/// Converts a prefix of IPv4-mapped IPv6 addresses to the prefix of the IPv4 addresses.
+pub(crate) fn canonical(net: IpNet) -> IpNet {
     let IpAddr::V4(ip) = net.addr().to_canonical() else { return net };
     let len = if net.addr().is_ipv6() { net.prefix_len().checked_sub(96) } else { Some(net.prefix_len()) };
     len.and_then(|len| Ipv4Net::new(ip, len).ok()).map_or(net, IpNet::V4)
@@ -67,7 +68,7 @@ mod tests {
     }
 
     #[test]
-    fn an_exempt_prefix_may_be_mapped_as_well() {
+    fn canonical_maps_ipv4_mapped_prefixes() {
         let net = |net: &str| net.parse::<IpNet>().unwrap();
         assert_eq!(canonical(net("::ffff:10.0.0.0/104")), net("10.0.0.0/8"));
         for same in ["10.0.0.0/8", "fd00::/8", "::/0", "::ffff:0:0/90"] {
@@ -76,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn an_ipv4_address_or_an_ipv6_64_is_one_source() {
+    fn sources_are_prefixes() {
         let exempt = ["10.0.0.0/8", "fd00::/8"].map(|net| net.parse().unwrap()).to_vec();
         let sources = Sources { v4_len: 32, v6_len: 64, exempt };
         assert_eq!(of(&sources, "192.0.2.7"), "192.0.2.7/32");

@@ -1,32 +1,41 @@
 use std::error::Error;
 use std::fmt;
 
-use crate::error::HandshakeError;
+use crate::error::{BoxError, HandshakeError, debug_as_display};
 
-/// How a connection did not come about.
-#[derive(Debug)]
+/// The error of [`Answer`](super::Answer): why no authenticated connection was made.
+///
+/// `Display` prints the inner error, and [`source`](Error::source) continues below it. If other layers have wrapped
+/// this error, [`HandshakeError::find_in`] finds the handshake's error in there.
 #[non_exhaustive]
-pub enum ConnectError<E> {
-    /// The connector within failed, in its `poll_ready` or in its response.
-    Connect(E),
-    /// The connection was there, but the handshake failed; or there was no key for the target.
+pub enum ConnectError {
+    /// The inner connector failed, in its `poll_ready` or in its response.
+    Connect(BoxError),
+    /// The connection was made, and the handshake failed; or there was no key for the target.
     Handshake(HandshakeError),
 }
 
-impl<E> fmt::Display for ConnectError<E> {
+impl ConnectError {
+    pub(crate) fn connect(error: impl Into<BoxError>) -> Self {
+        Self::Connect(error.into())
+    }
+}
+
+impl fmt::Display for ConnectError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Connect(_) => f.write_str("no connection"),
+            Self::Connect(error) => error.fmt(f),
             Self::Handshake(error) => error.fmt(f),
         }
     }
 }
 
-impl<E: Error + 'static> Error for ConnectError<E> {
+debug_as_display!(ConnectError);
+
+impl Error for ConnectError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {
-            Self::Connect(error) => Some(error),
-            // Shown as itself, so its source comes next.
+            Self::Connect(error) => error.source(),
             Self::Handshake(error) => error.source(),
         }
     }

@@ -7,36 +7,36 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::ConnectError;
 use crate::connector::Connector;
-use crate::error::HandshakeError;
+use crate::error::{BoxError, HandshakeError};
 use crate::handshake::Connect;
-use crate::mechanism::{Client, Mechanism, PeerOf};
+use crate::mechanism::{ClientRole, Mechanism, PeerOf, StreamOf};
 use crate::stream::Authenticated;
-use crate::transport::Inspect;
+use crate::transport::Transport;
 
 pin_project! {
-    /// The response of [`Answer`](super::Answer): the connection, then the handshake on it.
+    /// The response future of [`Answer`](super::Answer): makes the connection, then runs the handshake on it.
     ///
     /// # Cancel safety
     ///
-    /// Dropping it closes the connection and frees all that the handshake holds.
+    /// Dropping it closes the connection and releases everything that the handshake holds.
     ///
     /// # Panics
     ///
-    /// When polled outside a tokio runtime that has its timer enabled, and when polled again after it was ready.
+    /// Panics when polled outside a tokio runtime with the time driver enabled, and when polled after completion.
     #[must_use = "futures do nothing unless you `.await` or poll them"]
-    pub struct ResponseFuture<F, IO, M: Mechanism, X> {
+    pub struct ResponseFuture<F, IO, M: Mechanism> {
         #[pin]
-        state: State<F, IO, M, X>,
+        state: State<F, IO, M>,
     }
 }
 
 pin_project! {
     #[project = StateProj]
-    enum State<F, IO, M: Mechanism, X> {
+    enum State<F, IO, M: Mechanism> {
         Connecting {
             #[pin]
             connecting: F,
-            connector: Connector<M, X>,
+            connector: Connector<M>,
         },
         Handshaking {
             #[pin]
@@ -48,8 +48,8 @@ pin_project! {
     }
 }
 
-impl<F, IO, M: Mechanism, X> ResponseFuture<F, IO, M, X> {
-    pub(super) fn connecting(connecting: F, connector: Connector<M, X>) -> Self {
+impl<F, IO, M: Mechanism> ResponseFuture<F, IO, M> {
+    pub(super) fn connecting(connecting: F, connector: Connector<M>) -> Self {
         Self { state: State::Connecting { connecting, connector } }
     }
 
@@ -58,21 +58,21 @@ impl<F, IO, M: Mechanism, X> ResponseFuture<F, IO, M, X> {
     }
 }
 
-impl<F, IO, E, M, X> Future for ResponseFuture<F, IO, M, X>
+impl<F, IO, E, M> Future for ResponseFuture<F, IO, M>
 where
     F: Future<Output = Result<IO, E>>,
-    IO: AsyncRead + AsyncWrite + Unpin,
-    M: Mechanism<Role = Client>,
-    X: Inspect<IO>,
+    E: Into<BoxError>,
+    IO: AsyncRead + AsyncWrite + Transport + Unpin,
+    M: Mechanism<Role = ClientRole>,
 {
-    type Output = Result<Authenticated<IO, PeerOf<M>>, ConnectError<E>>;
+    type Output = Result<Authenticated<StreamOf<M, IO>, PeerOf<M>>, ConnectError>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut state = self.project().state;
         loop {
             let next = match state.as_mut().project() {
                 StateProj::Connecting { connecting, connector } => {
-                    let io = ready!(connecting.poll(cx)).map_err(ConnectError::Connect)?;
+                    let io = ready!(connecting.poll(cx)).map_err(ConnectError::connect)?;
                     // connected -> handshake
                     State::Handshaking { connect: connector.connect(io) }
                 }
@@ -80,7 +80,7 @@ where
                     return connect.poll(cx).map_err(ConnectError::Handshake);
                 }
                 StateProj::Failed { error } => {
-                    let error = error.take().expect("polled after it was ready");
+                    let error = error.take().expect("not polled after completion");
                     return Poll::Ready(Err(ConnectError::Handshake(error)));
                 }
             };
@@ -89,7 +89,7 @@ where
     }
 }
 
-impl<F, IO, M: Mechanism, X> fmt::Debug for ResponseFuture<F, IO, M, X> {
+impl<F, IO, M: Mechanism> fmt::Debug for ResponseFuture<F, IO, M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ResponseFuture").finish_non_exhaustive()
     }

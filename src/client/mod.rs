@@ -1,18 +1,19 @@
-//! The client's side as tower middleware: a handshake behind any connector.
+//! The client's side as tower middleware: a handshake on every connection that a connector makes.
 //!
-//! A *connector*, in tower's and hyper's terms, is a `Service<Target>` whose response is a stream. [`AnswerLayer`]
-//! wraps one into a connector whose streams have answered the server's challenge. [`Connector`](crate::Connector) is
-//! the same for a stream that is there already.
+//! A *connector*, in the terms of tower and hyper, is a `Service<Target>` whose response is a stream. [`AnswerLayer`]
+//! makes it a connector whose streams have completed the handshake. Without tower, a
+//! [`Connector`](crate::Connector) runs the handshake on a stream that is connected already.
 //!
 //! ```
 //! use tokio::net::TcpStream;
-//! use tower::{ServiceBuilder, ServiceExt as _, service_fn};
+//! use tower::{ServiceBuilder, ServiceExt as _};
 //! use tower_challenge::{AnswerLayer, Key, one_way};
 //!
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! let key = Key::new("This is key!")?;
 //! let connector = ServiceBuilder::new()
-//!     .layer(AnswerLayer::new(one_way::Client::new(&Key::new("This is key!")?)))
-//!     .service_fn(TcpStream::connect::<&'static str>);
+//!     .layer(AnswerLayer::new(one_way::Client::new(&key)))
+//!     .service_fn(TcpStream::connect::<&str>);
 //!
 //! let stream = connector.oneshot("127.0.0.1:8888").await?;
 //! # Ok(())
@@ -21,23 +22,25 @@
 //!
 //! # A key for each target
 //!
-//! [`AnswerLayer::by_target`] takes a function of the target instead. What it returns is a whole
-//! [`Connector`](crate::Connector), so that the deadline and the other settings can differ too.
+//! [`AnswerLayer::with_connector_fn`] takes a function from the target to a [`Connector`](crate::Connector), so that
+//! each target can have its own key and its own deadline.
 //!
 //! ```
 //! use std::collections::HashMap;
 //!
 //! use tokio::net::TcpStream;
-//! use tower::{ServiceBuilder, service_fn};
+//! use tower::ServiceBuilder;
 //! use tower_challenge::{AnswerLayer, Connector, Key, one_way};
 //!
 //! # fn example() -> Result<(), Box<dyn std::error::Error>> {
 //! let orders = Connector::new(one_way::Client::new(&Key::generate()?));
-//! let keys = HashMap::from([("orders.example:8888", orders)]);
+//! let connectors = HashMap::from([("orders.example:8888", orders)]);
+//!
+//! let layer = AnswerLayer::with_connector_fn(move |target: &&'static str| {
+//!     connectors.get(target).cloned().ok_or(format!("no key for {target}"))
+//! });
 //! let connector = ServiceBuilder::new()
-//!     .layer(AnswerLayer::by_target(move |target: &&'static str| {
-//!         keys.get(target).cloned().ok_or(format!("no key for {target}"))
-//!     }))
+//!     .layer(layer)
 //!     .service_fn(TcpStream::connect::<&'static str>);
 //! # Ok(())
 //! # }
@@ -49,7 +52,6 @@ mod future;
 mod layer;
 mod service;
 
-pub use self::choose::{ByTarget, Choose};
 pub use self::error::ConnectError;
 pub use self::future::ResponseFuture;
 pub use self::layer::AnswerLayer;

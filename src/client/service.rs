@@ -3,14 +3,19 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tower_service::Service;
 
-use super::{Choose, ConnectError, ResponseFuture};
-use crate::mechanism::{Client, Mechanism, PeerOf};
+use super::choose::Choose;
+use super::{ConnectError, ResponseFuture};
+use crate::error::BoxError;
+use crate::mechanism::{ClientRole, Mechanism, PeerOf, StreamOf};
 use crate::stream::Authenticated;
-use crate::transport::Inspect;
+use crate::transport::Transport;
 
-/// A connector whose streams have answered the server's challenge.
+/// A connector whose streams have completed the client's side of a handshake.
 ///
-/// Made by [`AnswerLayer`](super::AnswerLayer).
+/// Created by [`AnswerLayer`](super::AnswerLayer).
+///
+/// If there is no mechanism for a target, the inner connector is not called. What its `poll_ready` has reserved, such as
+/// the permit of a concurrency limit, then stays reserved until the next call, or until this service is dropped.
 #[derive(Clone, Debug)]
 pub struct Answer<S, C> {
     inner: S,
@@ -18,22 +23,21 @@ pub struct Answer<S, C> {
 }
 
 impl<S, C> Answer<S, C> {
-    /// Puts a handshake behind `inner`, with what `choose` has for the target.
-    pub const fn new(inner: S, choose: C) -> Self {
+    pub(super) const fn new(inner: S, choose: C) -> Self {
         Self { inner, choose }
     }
 
-    /// The connector within.
-    pub fn get_ref(&self) -> &S {
+    /// Returns a reference to the inner connector.
+    pub const fn get_ref(&self) -> &S {
         &self.inner
     }
 
-    /// The connector within.
-    pub fn get_mut(&mut self) -> &mut S {
+    /// Returns a mutable reference to the inner connector.
+    pub const fn get_mut(&mut self) -> &mut S {
         &mut self.inner
     }
 
-    /// The connector within.
+    /// Returns the inner connector.
     pub fn into_inner(self) -> S {
         self.inner
     }
@@ -41,16 +45,16 @@ impl<S, C> Answer<S, C> {
 
 impl<S, Target, C> Service<Target> for Answer<S, C>
 where
-    S: Service<Target, Response: AsyncRead + AsyncWrite + Unpin>,
-    C: Choose<Target, Mechanism: Mechanism<Role = Client>, Inspect: Inspect<S::Response>>,
+    S: Service<Target, Response: AsyncRead + AsyncWrite + Transport + Unpin, Error: Into<BoxError>>,
+    C: Choose<Target, Mechanism: Mechanism<Role = ClientRole>>,
 {
-    type Response = Authenticated<S::Response, PeerOf<C::Mechanism>>;
-    type Error = ConnectError<S::Error>;
-    type Future = ResponseFuture<S::Future, S::Response, C::Mechanism, C::Inspect>;
+    type Response = Authenticated<StreamOf<C::Mechanism, S::Response>, PeerOf<C::Mechanism>>;
+    type Error = ConnectError;
+    type Future = ResponseFuture<S::Future, S::Response, C::Mechanism>;
 
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        // Forwarded: it is our own side that asks, and the handshake adds nothing that one would have to wait for.
-        self.inner.poll_ready(cx).map_err(ConnectError::Connect)
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ConnectError>> {
+        // Forwarded: the caller is on this side, and the handshake needs nothing that one could wait for.
+        self.inner.poll_ready(cx).map_err(ConnectError::connect)
     }
 
     fn call(&mut self, target: Target) -> Self::Future {

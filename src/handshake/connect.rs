@@ -1,15 +1,18 @@
 use std::fmt;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use pin_project_lite::pin_project;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::Instant;
 
 use super::drive::Drive;
 use crate::error::HandshakeError;
-use crate::mechanism::{Client, Mechanism, PeerOf};
+use crate::mechanism::{ClientRole, Mechanism, PeerOf, StreamOf};
+use crate::observe::{Failures, Observed};
 use crate::stream::Authenticated;
+use crate::time::after;
 use crate::transport::TransportInfo;
 
 pin_project! {
@@ -17,29 +20,46 @@ pin_project! {
     ///
     /// # Cancel safety
     ///
-    /// Dropping it closes the connection and frees all that the handshake holds. It can't be taken up again.
+    /// Dropping it closes the connection and releases everything that the handshake holds. A handshake cannot be
+    /// resumed.
     ///
     /// # Panics
     ///
-    /// When polled outside a tokio runtime that has its timer enabled, and when polled again after it was ready.
+    /// Panics when polled outside a tokio runtime with the time driver enabled, and when polled after completion.
     #[must_use = "futures do nothing unless you `.await` or poll them"]
     pub struct Connect<IO, M: Mechanism> {
         #[pin]
-        drive: Drive<IO, M::Handshake, Client>,
+        drive: Drive<IO, M>,
+        observed: Observed,
     }
 }
 
-impl<IO: AsyncRead + AsyncWrite + Unpin, M: Mechanism<Role = Client>> Connect<IO, M> {
-    pub(crate) fn start(io: IO, mechanism: &M, timeout: Duration, info: TransportInfo) -> Self {
-        Self { drive: Drive::start(io, mechanism, timeout, info) }
+impl<IO: AsyncRead + AsyncWrite + Unpin, M: Mechanism<Role = ClientRole>> Connect<IO, M> {
+    pub(crate) fn start(
+        io: IO,
+        mechanism: &M,
+        timeout: Duration,
+        info: TransportInfo,
+        failures: &Failures,
+    ) -> Self {
+        let observed = Observed::begin::<M>(&info, failures);
+        Self { drive: Drive::start(io, mechanism, after(Instant::now(), timeout), info), observed }
     }
 }
 
-impl<IO: AsyncRead + AsyncWrite + Unpin, M: Mechanism<Role = Client>> Future for Connect<IO, M> {
-    type Output = Result<Authenticated<IO, PeerOf<M>>, HandshakeError>;
+impl<IO: AsyncRead + AsyncWrite + Unpin, M: Mechanism<Role = ClientRole>> Future for Connect<IO, M> {
+    type Output = Result<Authenticated<StreamOf<M, IO>, PeerOf<M>>, HandshakeError>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        self.project().drive.poll(cx)
+        let this = self.project();
+        let span = this.observed.span();
+        let _entered = span.enter();
+        let outcome = ready!(this.drive.poll(cx));
+        match &outcome {
+            Ok(stream) => this.observed.succeeded::<M::Handshake>(stream.peer()),
+            Err(error) => this.observed.failed(error),
+        }
+        Poll::Ready(outcome)
     }
 }
 

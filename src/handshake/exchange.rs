@@ -1,4 +1,3 @@
-use std::marker::PhantomData;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -7,83 +6,96 @@ use futures_core::Stream as _;
 use futures_sink::Sink;
 use pin_project_lite::pin_project;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Instant;
 use tokio_util::codec::Framed;
 
+use super::first_bytes::Recording;
 use crate::error::{HandshakeError, HandshakeErrorKind};
-use crate::mechanism::{Handshake, Input, Reject, Role, Start, Step};
+use crate::mechanism::{Handshake, Input, Mechanism, PeerOf, Reject, Role as _, Start, Step, StreamOf};
 
-/// How much larger than the longest message the read buffer is. A read that fills its buffer has to be followed by
-/// another that finds nothing; room for a little more saves that system call in most handshakes.
+/// How much larger the read buffer is than the longest message, in bytes. A read that fills its buffer is followed by
+/// another one that finds nothing, and the spare room avoids that system call.
 const BUFFER_SLACK: usize = 64;
 
-/// How much a peer that has been refused may still send before it is cut off, in bytes. What is left unread when a
-/// socket is closed makes the kernel reset the connection, and the peer would not get to read the verdict.
+/// How many bytes of a refused peer are read and discarded. Closing a socket with unread data makes the kernel reset
+/// the connection, and the peer could not read the verdict.
 const LINGER_LIMIT: usize = 64 * 1024;
 
-/// How much of that is read, and thrown away, at a time. On the stack.
+/// How many of them are read at a time, on the stack.
 const LINGER_CHUNK: usize = 2 * 1024;
 
 pin_project! {
-    /// A handshake from its first message to its last, however long that takes.
-    pub(super) struct Exchange<IO, H: Handshake, R> {
-        // The stream is dropped the moment the exchange is over, not when the future is.
-        live: Option<Live<IO, H>>,
-        state: State<H::Peer>,
+    /// The messages of a handshake, without a deadline.
+    pub(super) struct Exchange<IO, M: Mechanism> {
+        // The stream is dropped when the exchange completes, not when the future is dropped.
+        live: Option<Live<IO, M::Handshake>>,
+        state: State<PeerOf<M>>,
         #[pin]
-        lookup: Option<H::Lookup>,
-        role: PhantomData<fn() -> R>,
+        lookup: Option<<M::Handshake as Handshake>::Lookup>,
+        started: Instant,
     }
 }
 
 struct Live<IO, H: Handshake> {
-    framed: Framed<IO, H::Codec>,
+    framed: Framed<IO, Recording<H::Codec>>,
     handshake: H,
-    // Of a peer that may have said why it closed before it had read our message.
+    // Kept while the peer may have sent a refusal before it closed.
     failed_write: Option<HandshakeError>,
 }
 
 enum State<P> {
-    /// A message is being written.
+    /// Writing a message.
     Sending(Then<P>),
-    /// The peer's next message is awaited.
+    /// Waiting for the peer's next message.
     Receiving,
-    /// The outcome of a lookup is awaited.
-    LookingUp,
-    /// The verdict is written and the write side shut down.
+    /// Waiting for the result of a lookup.
+    LookingUp {
+        since: Instant,
+    },
+    /// Writing the verdict and shutting down the write side.
     ShuttingDown(HandshakeError),
-    /// What the peer still sends is read and thrown away, so that it gets to read the verdict.
+    /// Discarding input so that the peer can read the verdict.
     Lingering {
         error: HandshakeError,
         left: usize,
     },
-    /// Over before it began.
+    /// Failed before the first message.
     Failed(HandshakeError),
     Over,
 }
 
-/// What follows when a message is written.
+/// What follows after a message is written.
 enum Then<P> {
     Receive,
     Complete(P),
 }
 
-/// A stream at the end of a successful exchange, with what was read behind the last message.
-pub(super) struct Completed<IO, P> {
-    pub(super) io: IO,
+/// The stream of a successful exchange, with the bytes that were read after the last message.
+pub(super) struct Completed<T, P> {
+    pub(super) io: T,
     pub(super) read_ahead: BytesMut,
     pub(super) peer: P,
 }
 
-impl<IO: AsyncRead + AsyncWrite + Unpin, H: Handshake, R: Role> Exchange<IO, H, R> {
-    pub(super) fn new(io: IO, start: Result<Start<H>, HandshakeError>) -> Self {
+type CompletedOf<M, IO> = Completed<StreamOf<M, IO>, PeerOf<M>>;
+
+impl<IO, M: Mechanism> Exchange<IO, M> {
+    /// Returns whether the handshake waits for this side's key source.
+    pub(super) fn is_looking_up(&self) -> bool {
+        matches!(self.state, State::LookingUp { .. })
+    }
+}
+
+impl<IO: AsyncRead + AsyncWrite + Unpin, M: Mechanism> Exchange<IO, M> {
+    pub(super) fn new(io: IO, start: Result<Start<M::Handshake>, HandshakeError>) -> Self {
         let Start { codec, handshake, send } = match start {
             Ok(start) => start,
             Err(error) => return Self::failed(error),
         };
-        // Made without any buffers, then given one of its own size each.
-        let mut framed = Framed::with_capacity(io, codec, 0);
-        framed.read_buffer_mut().reserve(H::LONGEST_RECEIVED + BUFFER_SLACK);
-        framed.write_buffer_mut().reserve(H::LONGEST_SENT);
+        // Created without buffers, since both would get the same size.
+        let mut framed = Framed::with_capacity(io, Recording::new(codec), 0);
+        framed.read_buffer_mut().reserve(M::Handshake::MAX_RECV_LEN + BUFFER_SLACK);
+        framed.write_buffer_mut().reserve(M::Handshake::MAX_SEND_LEN);
         let mut live = Live { framed, handshake, failed_write: None };
         let state = match send {
             None => State::Receiving,
@@ -92,53 +104,76 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, H: Handshake, R: Role> Exchange<IO, H, 
                 Err(error) => State::Failed(error),
             },
         };
-        Self { live: Some(live), state, lookup: None, role: PhantomData }
+        Self { live: Some(live), state, lookup: None, started: Instant::now() }
     }
 
-    /// Over before it began.
+    /// Creates one that has failed already.
     pub(super) fn failed(error: HandshakeError) -> Self {
-        Self { live: None, state: State::Failed(error), lookup: None, role: PhantomData }
+        Self { live: None, state: State::Failed(error), lookup: None, started: Instant::now() }
     }
 
-    /// Ends the exchange from outside. A refused peer whose time to read the verdict is up has been refused.
+    /// Ends the exchange for a reason outside of it. If the peer was refused already, that remains the error.
     pub(super) fn cut_short(self: Pin<&mut Self>, kind: HandshakeErrorKind) -> HandshakeError {
         let mut this = self.project();
-        *this.live = None;
+        let first_bytes = this.live.take().map(|live| live.framed.codec().first_bytes);
         this.lookup.set(None);
         match std::mem::replace(this.state, State::Over) {
             State::ShuttingDown(error) | State::Lingering { error, .. } | State::Failed(error) => error,
-            // The peer has done all that it could.
-            State::LookingUp if kind == HandshakeErrorKind::TimedOut => HandshakeError::with_source(
-                HandshakeErrorKind::KeySource,
-                "the key was not looked up in time",
-            ),
-            State::Sending(_) | State::Receiving | State::LookingUp | State::Over => {
-                HandshakeError::new(kind)
+            // The peer did its part: this side's key source was too slow. Unless the peer took most of the time itself:
+            // it could escape the penalty with a proof just before the deadline.
+            State::LookingUp { since }
+                if kind == HandshakeErrorKind::TimedOut && since.elapsed() >= since - *this.started =>
+            {
+                HandshakeError::with_detail(
+                    HandshakeErrorKind::KeySource,
+                    "the lookup did not complete within the handshake's deadline",
+                )
             }
+            State::Sending(_) | State::Receiving | State::LookingUp { .. } | State::Over => {
+                first_bytes.unwrap_or_default().explain::<M>(kind.into())
+            }
+        }
+    }
+
+    /// Returns the error of a peer that has been refused and still reads the verdict.
+    pub(super) fn refused(&self) -> Option<&HandshakeError> {
+        match &self.state {
+            State::ShuttingDown(error) | State::Lingering { error, .. } => Some(error),
+            State::Sending(_)
+            | State::Receiving
+            | State::LookingUp { .. }
+            | State::Failed(_)
+            | State::Over => None,
         }
     }
 
     pub(super) fn poll(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Result<Completed<IO, H::Peer>, HandshakeError>> {
+    ) -> Poll<Result<CompletedOf<M, IO>, HandshakeError>> {
         let outcome = ready!(self.as_mut().poll_outcome(cx));
         let this = self.project();
         *this.state = State::Over;
-        let live = this.live.take();
-        Poll::Ready(outcome.map(|peer| {
-            let parts = live.expect("an exchange that completes has its stream").framed.into_parts();
-            Completed { io: parts.io, read_ahead: parts.read_buf, peer }
-        }))
+        let Some(live) = this.live.take() else {
+            return Poll::Ready(outcome.map(|_| unreachable!("an exchange that completes has its stream")));
+        };
+        let parts = live.framed.into_parts();
+        Poll::Ready(match outcome {
+            Ok(peer) => {
+                let (io, read_ahead) = live.handshake.wrap(parts.io, parts.read_buf);
+                Ok(Completed { io, read_ahead, peer })
+            }
+            Err(error) => Err(parts.codec.first_bytes.explain::<M>(error)),
+        })
     }
 
-    fn poll_outcome(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<H::Peer, HandshakeError>> {
+    fn poll_outcome(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<PeerOf<M>, HandshakeError>> {
         let mut this = self.project();
         loop {
             let live = match (&mut *this.live, &mut *this.state) {
                 (Some(live), state) if !matches!(state, State::Failed(_)) => live,
                 (_, State::Failed(error)) => return Poll::Ready(Err(take(error))),
-                _ => panic!("handshake polled after it was over"),
+                _ => panic!("polled after completion"),
             };
             let input = match this.state {
                 State::Sending(_) => {
@@ -147,12 +182,12 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, H: Handshake, R: Role> Exchange<IO, H, 
                         unreachable!("matched above")
                     };
                     match (written, then) {
-                        // message written -> peer's message awaited
+                        // message written -> wait for the peer's message
                         (Ok(()), Then::Receive) => {}
-                        // last message written -> over
+                        // last message written -> complete
                         (Ok(()), Then::Complete(peer)) => return Poll::Ready(Ok(peer)),
-                        // message not written -> peer's message awaited all the same
-                        (Err(error), Then::Receive) if R::READS_ON_AFTER_FAILED_WRITE => {
+                        // write failed -> the peer may have sent a refusal before it closed
+                        (Err(error), Then::Receive) if M::Role::READS_ON_AFTER_FAILED_WRITE => {
                             live.failed_write = Some(error);
                             live.framed.write_buffer_mut().clear();
                         }
@@ -164,20 +199,19 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, H: Handshake, R: Role> Exchange<IO, H, 
                     Some(Ok(frame)) => Input::Frame(frame),
                     ended => return Poll::Ready(Err(live.ended(ended.and_then(Result::err)))),
                 },
-                State::LookingUp => {
-                    let lookup = this.lookup.as_mut().as_pin_mut().expect("set when a lookup is asked for");
+                State::LookingUp { .. } => {
+                    let lookup = this.lookup.as_mut().as_pin_mut().expect("set in this state");
                     let found = ready!(lookup.poll(cx));
                     this.lookup.set(None);
                     Input::Found(found)
                 }
                 State::ShuttingDown(error) => {
-                    // Whether the peer could be told or not, it has been refused.
-                    let told = ready!(live.poll_close(cx));
+                    let closed = ready!(live.poll_close(cx));
                     let error = take(error);
-                    if told.is_err() {
+                    if closed.is_err() {
                         return Poll::Ready(Err(error));
                     }
-                    // verdict written -> read on until the peer has closed
+                    // verdict written -> discard input until the peer closes
                     *this.state = State::Lingering { error, left: LINGER_LIMIT };
                     continue;
                 }
@@ -195,10 +229,10 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, H: Handshake, R: Role> Exchange<IO, H, 
                 }
                 Ok(Step::LookUp(lookup)) => {
                     this.lookup.set(Some(lookup));
-                    State::LookingUp
+                    State::LookingUp { since: Instant::now() }
                 }
                 Ok(Step::Complete { send, peer }) => {
-                    // A peer that accepts what it can't have read is not believed.
+                    // A peer that accepts an answer it cannot have read is not trusted.
                     if let Some(error) = live.failed_write.take() {
                         return Poll::Ready(Err(error));
                     }
@@ -221,7 +255,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, H: Handshake, R: Role> Exchange<IO, H, 
 }
 
 impl<IO: AsyncRead + AsyncWrite + Unpin, H: Handshake> Live<IO, H> {
-    /// Puts a message into the write buffer, which is empty: nothing is sent before the last one is written.
+    /// Puts a message into the write buffer, which is empty: each message is written before the next one.
     fn put(&mut self, message: H::Message) -> Result<(), HandshakeError> {
         Pin::new(&mut self.framed).start_send(message).map_err(Into::into)
     }
@@ -234,16 +268,16 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, H: Handshake> Live<IO, H> {
         Sink::<H::Message>::poll_close(Pin::new(&mut self.framed), cx).map_err(Into::into)
     }
 
-    /// Why no message came. A failed write says more than the end of the stream that it leads to.
+    /// Returns why no message arrived. A failed write says more than the end of the stream that follows it.
     fn ended(&mut self, error: Option<impl Into<HandshakeError>>) -> HandshakeError {
         self.failed_write
             .take()
             .or(error.map(Into::into))
-            .unwrap_or(HandshakeError::new(HandshakeErrorKind::ClosedEarly))
+            .unwrap_or(HandshakeError::new(HandshakeErrorKind::UnexpectedEof))
     }
 }
 
-/// Reads and throws away until the peer has closed, its connection fails, or `left` bytes have come.
+/// Discards input until the peer closes, the connection fails, or `left` bytes were read.
 fn poll_drain<IO: AsyncRead + Unpin>(io: &mut IO, left: &mut usize, cx: &mut Context<'_>) -> Poll<()> {
     let mut chunk = [0; LINGER_CHUNK];
     loop {
@@ -257,7 +291,7 @@ fn poll_drain<IO: AsyncRead + Unpin>(io: &mut IO, left: &mut usize, cx: &mut Con
     }
 }
 
-/// The error out of a state that is left for good.
+/// Takes the error out of a state that is not entered again.
 fn take(error: &mut HandshakeError) -> HandshakeError {
     std::mem::replace(error, HandshakeError::refused())
 }

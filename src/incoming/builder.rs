@@ -1,142 +1,146 @@
-use std::convert::Infallible;
 use std::fmt;
 use std::future::pending;
 use std::io;
 use std::time::Duration;
 
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{mpsc, watch};
 use tokio_util::net::Listener;
 use tokio_util::sync::CancellationToken;
-use tower_layer::Layer as _;
 
 use super::Incoming;
-use super::hand_off::{HandOff, WhileRoom};
+use super::hand_off::Handshakes;
 use crate::handshake::Accept;
-use crate::mechanism::{Mechanism, PeerOf, Server};
-use crate::serve::{Connection, OnError, ServeError, Settings, serve};
-use crate::server::{AcceptError, ChallengeLayer};
-use crate::transport::{AskStream, Inspect, Transport};
+use crate::mechanism::{Mechanism, PeerOf, ServerRole, StreamOf};
+use crate::prepare::{NoPrepare, Prepare};
+use crate::serve::{Connection, ErrorCallback, ServeError, Settings, serve};
+use crate::server::ChallengeLayer;
+use crate::transport::{PeerAddr, SocketOptions, Transport};
 
-/// How many streams may wait to be pulled, unless told otherwise.
+/// How many streams may wait to be pulled, by default.
 const CAPACITY: usize = 16;
 
-/// An [`Incoming`] that accepts nothing yet.
-#[must_use = "it accepts nothing before `start`"]
-pub struct IncomingBuilder<L: Listener, M, X = AskStream> {
+/// The settings of an [`Incoming`], which [`start`](Self::start) creates.
+#[must_use = "nothing is accepted before `start`"]
+pub struct IncomingBuilder<L: Listener, M, S = NoPrepare> {
     listener: L,
-    layer: ChallengeLayer<M, X>,
+    layer: ChallengeLayer<M, S>,
     capacity: usize,
-    settings: Settings,
-    on_error: OnError<AcceptError<Infallible>, L::Addr>,
+    settings: Settings<L::Addr>,
 }
 
-impl<L: Listener, M, X> IncomingBuilder<L, M, X> {
-    pub(super) fn new(listener: L, layer: ChallengeLayer<M, X>) -> Self {
-        Self {
-            listener,
-            layer,
-            capacity: CAPACITY,
-            settings: Settings::default(),
-            on_error: Box::new(|_| {}),
-        }
+impl<L: Listener, M, S> IncomingBuilder<L, M, S> {
+    pub(super) fn new(listener: L, layer: ChallengeLayer<M, S>) -> Self {
+        Self { listener, layer, capacity: CAPACITY, settings: Settings::default() }
     }
 
-    /// Sets how many connections that have proven themselves may wait to be pulled. Default: 16.
-    ///
-    /// # Panics
-    ///
-    /// If it is zero.
+    /// Sets how many authenticated connections may wait to be pulled. Default: 16. A capacity of 0 is an error when the
+    /// `Incoming` starts.
     pub fn capacity(mut self, capacity: usize) -> Self {
-        assert!(capacity > 0, "room for at least one");
         self.capacity = capacity;
         self
     }
 
-    /// Sets how many connections there may be at the same time: see
-    /// [`Serve::max_connections`](crate::serve::Serve::max_connections). What has been pulled counts as long as its
-    /// [`Connection`] is there.
-    ///
-    /// # Panics
-    ///
-    /// If it is zero.
+    /// Sets how many connections may be open at the same time, see
+    /// [`Serve::max_connections`](crate::serve::Serve::max_connections). A connection that was pulled counts until its
+    /// [`Connection`] is dropped.
     pub fn max_connections(mut self, max: usize) -> Self {
-        self.settings.set_max_connections(max);
+        self.settings.max_connections = Some(max);
         self
     }
 
-    /// Shuts down when `signal` is ready, or when the `Incoming` is dropped. The listener is closed, handshakes that
-    /// are pending end at once, what waits can still be pulled, and what has been pulled can see that it is time. Then
-    /// [`Incoming::ended`] is waited for: until all of those have been dropped, or until
-    /// [`shutdown_timeout`](Self::shutdown_timeout) has passed.
+    /// Shuts down when `signal` completes, or when the `Incoming` is dropped.
     ///
-    /// What has been pulled can't be aborted from here: it is its owner's, and counted as
+    /// The listener is closed, and in-flight handshakes end at once. Connections that wait can still be pulled, and
+    /// those that were pulled can observe the signal through
+    /// [`Authenticated::shutdown_token`](crate::Authenticated::shutdown_token). [`Incoming::closed`] completes when all
+    /// of them have been dropped, or when [`shutdown_timeout`](Self::shutdown_timeout) has passed.
+    ///
+    /// A connection that was pulled belongs to its owner and cannot be aborted from here; it is counted as
     /// [`detached`](crate::serve::Shutdown::detached).
-    pub fn with_graceful_shutdown(mut self, signal: impl Future<Output = ()> + Send + 'static) -> Self {
+    pub fn graceful_shutdown(mut self, signal: impl Future<Output = ()> + Send + 'static) -> Self {
         self.settings.graceful_shutdown = Some(Box::pin(signal));
         self
     }
 
-    /// Sets a second signal, after which nothing is waited for: see
-    /// [`Serve::with_forced_shutdown`](crate::serve::Serve::with_forced_shutdown).
-    pub fn with_forced_shutdown(mut self, signal: impl Future<Output = ()> + Send + 'static) -> Self {
+    /// Ends the wait of a graceful shutdown when `signal` completes, see
+    /// [`Serve::forced_shutdown`](crate::serve::Serve::forced_shutdown).
+    pub fn forced_shutdown(mut self, signal: impl Future<Output = ()> + Send + 'static) -> Self {
         self.settings.forced_shutdown = Some(Box::pin(signal));
         self
     }
 
-    /// Sets how long what has been pulled is waited for after the signal. Default: 30 seconds.
+    /// Sets how long a graceful shutdown waits for connections that were pulled. Default: 30 seconds.
     pub fn shutdown_timeout(mut self, timeout: Duration) -> Self {
         self.settings.shutdown_timeout = timeout;
         self
     }
 
-    /// Sets who is told of what went wrong: peers that did not prove themselves, connections that could not be
-    /// accepted. Called between two accepts: it must neither block nor panic.
-    pub fn on_error(
-        mut self,
-        f: impl FnMut(ServeError<AcceptError<Infallible>, L::Addr>) + Send + 'static,
-    ) -> Self {
-        self.on_error = Box::new(f);
+    /// Sets the options of each accepted socket, see
+    /// [`Serve::socket_options`](crate::serve::Serve::socket_options).
+    pub fn socket_options(mut self, options: SocketOptions) -> Self {
+        self.settings.socket_options = options;
         self
     }
 
-    /// Begins to accept connections, in a task of its own.
+    /// Sets a callback for errors, see [`Serve::on_error`](crate::serve::Serve::on_error): failed handshakes and accept
+    /// errors.
+    pub fn on_error(mut self, f: impl FnMut(ServeError<L::Addr>) + Send + 'static) -> Self {
+        self.settings.on_error = ErrorCallback::new(f);
+        self
+    }
+
+    /// Starts to accept connections, in a task of its own.
     ///
     /// # Errors
     ///
-    /// Those of the listener's `local_addr`.
+    /// Returns the error of the listener's `local_addr`, or [`InvalidInput`](io::ErrorKind::InvalidInput) for a
+    /// capacity or a number of connections of 0.
     ///
     /// # Panics
     ///
-    /// Outside a tokio runtime.
-    pub fn start(mut self) -> io::Result<Incoming<L::Io, PeerOf<M>, L::Addr>>
+    /// Panics outside a tokio runtime.
+    #[expect(clippy::type_complexity, reason = "an alias would hide the types from the documentation")]
+    pub fn start(mut self) -> io::Result<Incoming<StreamOf<M, S::Stream>, PeerOf<M>, L::Addr>>
     where
-        L: Listener<Io: Transport + Unpin + Send + 'static, Addr: Clone + Send + 'static> + Send + 'static,
-        M: Mechanism<Role = Server> + Send + Sync + 'static,
-        X: Inspect<Connection<L::Io, L::Addr>> + Clone + Send + 'static,
+        L: Listener<Io: Transport + Unpin + Send + 'static, Addr: PeerAddr + Clone + Send + 'static>
+            + Send
+            + 'static,
+        M: Mechanism<Role = ServerRole> + Send + Sync + 'static,
+        S: Prepare<
+                Connection<L::Io, L::Addr>,
+                Stream: AsyncRead + AsyncWrite + Transport + Unpin + Send + 'static,
+            > + Clone
+            + Send
+            + 'static,
+        StreamOf<M, S::Stream>: Transport + Send + 'static,
         PeerOf<M>: Send + 'static,
-        Accept<Connection<L::Io, L::Addr>, M>: Send + 'static,
+        Accept<Connection<L::Io, L::Addr>, M, S>: Send + 'static,
     {
+        if self.capacity == 0 || self.settings.max_connections == Some(0) {
+            let error = "capacity or max_connections is 0: no connection could ever be accepted";
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, error));
+        }
         let local_addr = self.listener.local_addr()?;
         let (sender, ready) = mpsc::channel(self.capacity);
-        let hand_off = HandOff::new(sender);
-        let service = WhileRoom { inner: self.layer.layer(hand_off.clone()), room: hand_off };
+        let service = Handshakes::new(self.layer, sender);
         let dropped = CancellationToken::new();
-        let told = self.settings.graceful_shutdown.take().unwrap_or_else(|| Box::pin(pending()));
-        let either = dropped.clone().run_until_cancelled_owned(told);
+        let signal = self.settings.graceful_shutdown.take().unwrap_or_else(|| Box::pin(pending()));
+        let either = dropped.clone().run_until_cancelled_owned(signal);
         self.settings.graceful_shutdown = Some(Box::pin(async { either.await.unwrap_or_default() }));
-        let server = serve(self.listener, service).with_settings(self.settings).on_error(self.on_error);
-        let (report, ended) = watch::channel(None);
+        let server = serve(self.listener, service).with_settings(self.settings);
+        let (report, closed) = watch::channel(None);
         tokio::spawn(async move {
-            // It can't fail, since `HandOff` never does.
+            // It cannot fail: the service is never an error, and the settings were checked.
             if let Ok(shutdown) = server.await {
                 report.send_replace(Some(shutdown));
             }
         });
-        Ok(Incoming { _dropped: dropped.drop_guard(), ready, local_addr, ended })
+        Ok(Incoming { _dropped: dropped.drop_guard(), ready, local_addr, closed })
     }
 }
 
-impl<L: Listener + fmt::Debug, M: fmt::Debug, X> fmt::Debug for IncomingBuilder<L, M, X> {
+impl<L: Listener + fmt::Debug, M: fmt::Debug, S> fmt::Debug for IncomingBuilder<L, M, S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("IncomingBuilder")
             .field("listener", &self.listener)

@@ -1,24 +1,33 @@
-//! The pulled form: a listener whose connections have proven themselves, for loops that somebody else owns.
+//! A listener whose connections have completed the handshake, for frameworks with an accept loop of their own.
 //!
-//! [`serve`](crate::serve()) pushes connections into a service. Frameworks that accept by themselves want to pull them,
-//! one by one, and a handshake within their accept would let a slow stranger delay everybody. [`Incoming`] runs the
-//! handshakes side by side, in tasks that it owns, and has what has proven itself ready to be pulled.
+//! [`serve`](crate::serve()) has an accept loop and calls a service with each connection: use it if the server is
+//! yours. Use [`Incoming`] if a framework such as axum or tonic takes a listener or a [`Stream`] of connections and
+//! accepts them one at a time. A handshake within its `accept` would let one slow peer delay all others. `Incoming`
+//! runs the handshakes concurrently, in tasks of its own, and returns a connection when its handshake is complete.
 //!
 //! ```
 //! use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 //! use tokio::net::{TcpListener, TcpStream};
-//! use tower_challenge::{ChallengeLayer, Connector, Incoming, Key, KeyEntry, KeyRing, one_way};
+//! use tower_challenge::{
+//!     ChallengeLayer, Connector, Incoming, Key, KeyEntry, one_way,
+//! };
 //!
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let key = Key::generate()?;
-//! let keys = KeyRing::new([KeyEntry::new("alice", key.clone())?])?;
+//! let keys = one_way::KeyRing::new([KeyEntry::new("alice", key.clone())?])?;
 //! let layer = ChallengeLayer::new(one_way::Server::new(keys));
-//! let mut incoming = Incoming::builder(TcpListener::bind("127.0.0.1:0").await?, layer).start()?;
+//! let listener = TcpListener::bind("127.0.0.1:0").await?;
+//! let mut incoming = Incoming::builder(listener, layer)
+//!     .on_error(|error| eprintln!("{error}"))
+//!     .start()?;
+//! let addr = *incoming.local_addr();
+//!
+//! // This peer sends nothing, and delays no other.
+//! let _silent = TcpStream::connect(addr).await?;
 //!
 //! let connector = Connector::new(one_way::Client::new(&key));
-//! let _stranger = TcpStream::connect(incoming.local_addr()).await?; // says nothing, and delays nobody
-//! let mut client = connector.connect(TcpStream::connect(incoming.local_addr()).await?).await?;
+//! let mut client = connector.connect(TcpStream::connect(addr).await?).await?;
 //!
 //! let mut stream = incoming.accept().await?;
 //! assert_eq!(stream.peer().key_id(), &"alice");
@@ -39,7 +48,7 @@ use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use futures_core::Stream;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -48,118 +57,153 @@ use tokio_util::net::Listener;
 use tokio_util::sync::DropGuard;
 
 pub use self::builder::IncomingBuilder;
-use crate::serve::{Connection, Shutdown};
+use crate::key::Revocation;
+use crate::serve::Shutdown;
 use crate::server::ChallengeLayer;
 use crate::stream::Authenticated;
 
-/// A listener whose connections have proven themselves.
+/// A listener whose connections have completed the handshake.
 ///
-/// Handshakes go on while nobody pulls. What has proven itself waits to be pulled: at most
-/// [`capacity`](IncomingBuilder::capacity) of them, and beyond that those whose handshakes were under way when so
-/// many waited, each for at most the layer's [`ready_timeout`](ChallengeLayer::ready_timeout), and never more than
-/// the layer's
-/// [`Admission`](crate::Admission) lets be pending. Meanwhile nothing more is accepted: connections stay in the
-/// kernel's queue.
+/// `T` is the stream that the handshake ran on: a [`Connection`](crate::Connection) of the listener's stream, or what a
+/// [step before the handshake](crate::prepare) made of it. `P` is the peer type of the mechanism, and `A` the address
+/// type of the listener.
 ///
-/// It is pulled by [`accept`](Self::accept), as a [`Stream`], or as a tokio-util [`Listener`]. Dropping it closes the
-/// listener, ends the handshakes that are pending and closes what waits, as does the signal of
-/// [`with_graceful_shutdown`](IncomingBuilder::with_graceful_shutdown), after which what waits can still be pulled.
-/// What has been pulled goes on, can see that it is time by its [`shutdown_token`](Authenticated::shutdown_token),
-/// and is waited for by [`ended`](Self::ended).
+/// Connections are returned by [`accept`](Self::accept), by the [`Stream`] implementation, and by that of tokio-util's
+/// [`Listener`]; with the feature `axum`, by that of axum's `Listener` too. See the [module](self) for an example.
 ///
-/// See the [module](self) for an example.
+/// # Backpressure
+///
+/// Handshakes run whether or not a caller waits in `accept`. A connection that completed its handshake waits to be
+/// accepted. When [`capacity`](IncomingBuilder::capacity) connections wait, no more are taken from the kernel's queue.
+/// Handshakes that were in flight at that time still complete; their connections wait too, for at most the layer's
+/// [`ready_timeout`](ChallengeLayer::ready_timeout). Their number is limited by the layer's
+/// [`Admission`](crate::Admission).
+///
+/// # Shutdown
+///
+/// The signal of [`graceful_shutdown`](IncomingBuilder::graceful_shutdown) closes the listener and ends in-flight
+/// handshakes. Connections that wait can still be accepted. Dropping the `Incoming` does the same, and also closes the
+/// connections that wait.
+///
+/// Connections that were accepted continue. They can observe the shutdown through their
+/// [`shutdown_token`](Authenticated::shutdown_token), and [`closed`](Self::closed) waits for them.
 #[must_use = "dropping it closes the listener"]
-pub struct Incoming<IO, P, A = SocketAddr> {
-    // First, so that nobody else is let in.
+pub struct Incoming<T, P, A = SocketAddr> {
+    // The first field, so that on drop the shutdown begins before the waiting connections are closed.
     _dropped: DropGuard,
-    ready: mpsc::Receiver<Authenticated<Connection<IO, A>, P>>,
+    ready: mpsc::Receiver<(Authenticated<T, P>, A)>,
     local_addr: A,
-    ended: watch::Receiver<Option<Shutdown>>,
+    closed: watch::Receiver<Option<Shutdown>>,
 }
 
 impl Incoming<(), ()> {
-    /// An `Incoming` on `listener` with the handshake, the deadlines and the keys of `layer`, to be set further and
-    /// [started](IncomingBuilder::start).
-    pub fn builder<L: Listener, M, X>(listener: L, layer: ChallengeLayer<M, X>) -> IncomingBuilder<L, M, X> {
+    /// Creates a builder for an `Incoming` that accepts connections of `listener` and runs the handshake of `layer` on
+    /// them. Call [`start`](IncomingBuilder::start) to create the `Incoming`.
+    pub fn builder<L: Listener, M, S>(listener: L, layer: ChallengeLayer<M, S>) -> IncomingBuilder<L, M, S> {
         IncomingBuilder::new(listener, layer)
     }
 }
 
-impl<IO, P, A> Incoming<IO, P, A> {
-    /// The address that it listens on.
+impl<T, P, A> Incoming<T, P, A> {
+    /// Returns the local address of the listener.
     pub fn local_addr(&self) -> &A {
         &self.local_addr
     }
 
-    /// The next connection that has proven itself. Failed handshakes and accept errors are survived, and go to
-    /// [`on_error`](IncomingBuilder::on_error).
+    /// Waits for the next connection that completes its handshake.
+    ///
+    /// Failed handshakes and accept errors do not end the `Incoming`. They are reported to
+    /// [`on_error`](IncomingBuilder::on_error). A connection whose key is revoked while it waits to be returned is closed
+    /// instead.
     ///
     /// # Errors
     ///
-    /// After a shutdown, once all that waited has been pulled; and if the task that accepts is gone, since the runtime
-    /// shuts down, or the error hook has panicked.
+    /// Returns an error after a shutdown, when no connection waits any more, and after the accepting task has ended
+    /// because the runtime shut down.
     ///
     /// # Cancel safety
     ///
-    /// Nothing is lost: a connection is either returned or waits for the next call.
-    pub async fn accept(&mut self) -> io::Result<Authenticated<Connection<IO, A>, P>> {
+    /// This method is cancel safe. If the future is dropped, no connection is lost: the next call returns it.
+    pub async fn accept(&mut self) -> io::Result<Authenticated<T, P>> {
+        self.accept_with_addr().await.map(|(stream, _)| stream)
+    }
+
+    /// Like [`accept`](Self::accept), and also returns the peer's address: the one that the listener returned, or the one
+    /// that a [step](crate::prepare) such as a PROXY protocol header reported, if the address type can hold it.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`accept`](Self::accept).
+    ///
+    /// # Cancel safety
+    ///
+    /// This method is cancel safe.
+    pub async fn accept_with_addr(&mut self) -> io::Result<(Authenticated<T, P>, A)> {
         poll_fn(|cx| self.poll_accept_authenticated(cx)).await
     }
 
-    /// Waits until it has shut down, and tells what became of the connections. `None` if the task that accepts is gone
-    /// without a word.
+    /// Returns a future that waits for the end of a shutdown and resolves to what happened to the connections. It
+    /// resolves to `None` if the accepting task ended without a shutdown, because the runtime shut down.
     ///
-    /// The future is on its own: ask for it before handing the `Incoming` to a framework, and await it afterwards, so
-    /// that the process does not end before its sessions.
-    pub fn ended(&self) -> impl Future<Output = Option<Shutdown>> + Send + use<IO, P, A> {
-        let mut ended = self.ended.clone();
-        async move { ended.wait_for(Option::is_some).await.map_or(None, |shutdown| *shutdown) }
+    /// The future does not borrow the `Incoming`. Call this method before you pass the `Incoming` to a framework, and
+    /// await the future after the framework has returned, so that the process does not exit before its sessions end.
+    pub fn closed(&self) -> impl Future<Output = Option<Shutdown>> + Send + use<T, P, A> {
+        let mut closed = self.closed.clone();
+        async move { closed.wait_for(Option::is_some).await.map_or(None, |shutdown| *shutdown) }
     }
 
-    /// Whether nothing more comes because of a shutdown, and not because the task that accepts is gone.
+    /// Returns whether there are no more connections because of a shutdown. If not, the accepting task has ended.
     fn is_shut_down(&self) -> bool {
-        self.ended.borrow().is_some() || self.ended.has_changed().is_ok()
+        self.closed.borrow().is_some() || self.closed.has_changed().is_ok()
     }
 
     fn poll_accept_authenticated(
         &mut self,
         cx: &mut Context<'_>,
-    ) -> Poll<io::Result<Authenticated<Connection<IO, A>, P>>> {
-        let gone = || io::Error::new(io::ErrorKind::NotConnected, "no more connections are accepted");
-        self.ready.poll_recv(cx).map(|stream| stream.ok_or_else(gone))
+    ) -> Poll<io::Result<(Authenticated<T, P>, A)>> {
+        let closed = || io::Error::new(io::ErrorKind::NotConnected, "the listener is closed");
+        self.poll_recv(cx).map(|accepted| accepted.ok_or_else(closed))
+    }
+
+    fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Option<(Authenticated<T, P>, A)>> {
+        loop {
+            match ready!(self.ready.poll_recv(cx)) {
+                // Its key was revoked while it waited here. It is closed.
+                Some((stream, _)) if stream.revocation().is_some_and(Revocation::is_revoked) => {}
+                accepted => return Poll::Ready(accepted),
+            }
+        }
     }
 }
 
-// Nothing of it is ever pinned.
-impl<IO, P, A> Unpin for Incoming<IO, P, A> {}
+// No field is ever pinned.
+impl<T, P, A> Unpin for Incoming<T, P, A> {}
 
-impl<IO, P, A> Stream for Incoming<IO, P, A> {
-    type Item = io::Result<Authenticated<Connection<IO, A>, P>>;
+impl<T, P, A> Stream for Incoming<T, P, A> {
+    type Item = io::Result<Authenticated<T, P>>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        self.ready.poll_recv(cx).map(|stream| stream.map(Ok))
+        self.poll_recv(cx).map(|accepted| accepted.map(|(stream, _)| Ok(stream)))
     }
 }
 
-/// There is no end to a listener: after a shutdown nothing more comes, without an error. Whoever loops over it needs
-/// the same signal.
-impl<IO, P, A> Listener for Incoming<IO, P, A>
+/// Accepts connections that have completed the handshake.
+///
+/// A loop over a `Listener` has no end. After a shutdown, when no connection waits any more, `poll_accept` therefore
+/// remains pending and returns no error: the loop must observe the same shutdown signal. If the accepting task has
+/// ended without a shutdown, `poll_accept` returns an error.
+impl<T, P, A> Listener for Incoming<T, P, A>
 where
-    IO: AsyncRead + AsyncWrite + Unpin,
+    T: AsyncRead + AsyncWrite + Unpin,
     A: Clone,
 {
-    type Io = Authenticated<Connection<IO, A>, P>;
+    type Io = Authenticated<T, P>;
     type Addr = A;
 
     fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<(Self::Io, A)>> {
         match self.poll_accept_authenticated(cx) {
-            Poll::Ready(Ok(stream)) => {
-                let addr = stream.get_ref().addr().clone();
-                Poll::Ready(Ok((stream, addr)))
-            }
             Poll::Ready(Err(_)) if self.is_shut_down() => Poll::Pending,
-            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
-            Poll::Pending => Poll::Pending,
+            accepted => accepted,
         }
     }
 
@@ -168,7 +212,7 @@ where
     }
 }
 
-impl<IO, P, A: fmt::Debug> fmt::Debug for Incoming<IO, P, A> {
+impl<T, P, A: fmt::Debug> fmt::Debug for Incoming<T, P, A> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Incoming").field("local_addr", &self.local_addr).finish_non_exhaustive()
     }

@@ -1,70 +1,105 @@
 use std::fmt;
 use std::sync::Arc;
 
-use super::{Key, KeyError, KeyId};
+use super::{Key, KeyError, KeyId, Revocation};
 
-/// A key, its id, and what the owner of the keys wants to know again about its holder: a name, roles, a quota.
+/// A key with its id, and optionally with metadata about its holder: a name, roles, a quota.
 ///
-/// Several entries with the same id are several keys of the same holder: that is how a key is rotated.
+/// Several entries with the same id are several keys of the same holder. This is how a key is rotated.
 #[derive(Clone, Debug)]
 pub struct KeyEntry<A = ()> {
     pub(super) id: KeyId,
     pub(super) key: Key,
-    pub(super) attached: A,
+    pub(super) metadata: A,
+    pub(super) revocation: Option<Revocation>,
 }
 
 impl KeyEntry {
-    /// An entry with nothing attached.
+    /// Creates an entry without metadata.
     ///
     /// # Errors
     ///
-    /// [`KeyError::IdLength`] for an id of no or more than 255 bytes.
+    /// Returns [`KeyError::IdLength`] unless the id has 1 to 255 bytes.
     pub fn new(id: impl TryInto<KeyId, Error: Into<KeyError>>, key: Key) -> Result<Self, KeyError> {
-        Ok(Self { id: id.try_into().map_err(Into::into)?, key, attached: () })
+        Ok(Self { id: id.try_into().map_err(Into::into)?, key, metadata: (), revocation: None })
     }
 
-    /// The same entry with `attached`, to be found again in [`Identity::attached`].
+    /// Attaches `metadata`, which the server gets back as [`Identity::metadata`].
     #[must_use]
-    pub fn attach<A>(self, attached: A) -> KeyEntry<A> {
-        KeyEntry { id: self.id, key: self.key, attached }
+    pub fn with_metadata<A>(self, metadata: A) -> KeyEntry<A> {
+        KeyEntry { id: self.id, key: self.key, metadata, revocation: self.revocation }
     }
 }
 
 impl<A> KeyEntry<A> {
-    /// The key's id.
+    /// Sets how sessions of this key learn that it is revoked, for key sources of your own, see
+    /// [`Revoker`](super::Revoker). A [`KeyRing`](super::KeyRing) does this itself.
+    #[must_use]
+    pub fn with_revocation(mut self, revocation: Revocation) -> Self {
+        self.revocation = Some(revocation);
+        self
+    }
+
+    /// Adds a revocation if there is none.
+    pub(super) fn revocable(mut self) -> Self {
+        self.revocation.get_or_insert_with(Revocation::new);
+        self
+    }
+
+    /// Returns the id of the key.
     #[must_use]
     pub fn id(&self) -> &KeyId {
         &self.id
     }
 
-    /// The key.
+    /// Returns the key.
     #[must_use]
     pub fn key(&self) -> &Key {
         &self.key
     }
 }
 
-/// Who a peer has proven to be: the holder of the key with this id, and what the owner of the keys attached to it.
+/// The identity of an authenticated peer: the id of the key that it holds, and the metadata of that key.
 ///
-/// Cheap to clone, and independent of the ring that it came from: a session goes on when its key is replaced.
-pub struct Identity<A = ()>(Arc<(KeyId, A)>);
+/// Cheap to clone. It is independent of the ring that the key was in: a session continues when its key is replaced.
+pub struct Identity<A = ()>(Arc<Inner<A>>);
+
+struct Inner<A> {
+    key_id: KeyId,
+    metadata: A,
+    revocation: Option<Revocation>,
+}
 
 impl<A> Identity<A> {
-    /// An identity out of nowhere, for mechanisms outside this crate and for the unit tests of handlers.
-    pub fn new(key_id: KeyId, attached: A) -> Self {
-        Self(Arc::new((key_id, attached)))
+    /// Creates an identity without authentication, for unit tests of handlers.
+    #[cfg(feature = "test-util")]
+    pub fn new(key_id: KeyId, metadata: A) -> Self {
+        Self::of(key_id, metadata, None)
     }
 
-    /// The id of the key that the peer holds.
+    pub(super) fn of(key_id: KeyId, metadata: A, revocation: Option<Revocation>) -> Self {
+        Self(Arc::new(Inner { key_id, metadata, revocation }))
+    }
+
+    /// Returns the id of the key that the peer holds.
     #[must_use]
     pub fn key_id(&self) -> &KeyId {
-        &self.0.0
+        &self.0.key_id
     }
 
-    /// What was attached to that key.
+    /// Returns the metadata of that key.
     #[must_use]
-    pub fn attached(&self) -> &A {
-        &self.0.1
+    pub fn metadata(&self) -> &A {
+        &self.0.metadata
+    }
+
+    /// Returns the revocation of the key that the peer has proven to hold.
+    ///
+    /// Always `Some` if the key is from a [`KeyRing`](super::KeyRing). Another source sets it for the keys that it can
+    /// revoke, with [`KeyEntry::with_revocation`].
+    #[must_use]
+    pub fn revocation(&self) -> Option<&Revocation> {
+        self.0.revocation.as_ref()
     }
 }
 
@@ -76,6 +111,6 @@ impl<A> Clone for Identity<A> {
 
 impl<A: fmt::Debug> fmt::Debug for Identity<A> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Identity").field("key_id", self.key_id()).field("attached", self.attached()).finish()
+        f.debug_struct("Identity").field("key_id", self.key_id()).field("metadata", self.metadata()).finish()
     }
 }

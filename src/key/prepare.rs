@@ -1,26 +1,37 @@
 use super::{Key, KeyError};
 
-/// What a mechanism makes of a [`Key`] once, so that no handshake has to: a MAC that is keyed already, derived keys.
+/// The form of a [`Key`] that a mechanism computes once rather than in each handshake, such as a keyed MAC or derived
+/// keys.
 ///
-/// A key that does not suit the mechanism fails here, and so wherever keys come in ([`KeyRing::new`],
-/// [`KeyRing::replace`], a [store](super::KeyStore)), never as a refusal of the peer. An implementation should
-/// overwrite its memory when dropped, as RustCrypto's MACs do with their `zeroize` feature.
+/// A key that the mechanism cannot use fails here, and therefore when keys are loaded ([`KeyRing::new`],
+/// [`KeyRing::replace`], a lookup in a [`KeyStore`](super::KeyStore)), and not as a refusal of the peer. An
+/// implementation should overwrite its memory on drop, as RustCrypto's MACs do with their `zeroize` feature.
 ///
 /// [`KeyRing::new`]: super::KeyRing::new
 /// [`KeyRing::replace`]: super::KeyRing::replace
 pub trait PrepareKey: Sized {
-    /// How many keys a ring may hold unless its owner [raises it](super::KeyRing::with_max_keys). For a mechanism that
-    /// must try each of them against every stranger; one that looks keys up by id needs no limit.
+    /// The default maximum of keys in a ring, see [`KeyRing::with_max_keys`](super::KeyRing::with_max_keys). For
+    /// mechanisms that must try all keys for each peer. Mechanisms that look keys up by id need no limit.
     const MAX_KEYS: usize = usize::MAX;
 
-    /// How many keys may have the same id. For a mechanism that does the same work for every id, known or not: it tries
-    /// so many.
+    /// The maximum of keys with the same id. For mechanisms that do the same work for every id, known or not: they
+    /// always try this many.
     const MAX_KEYS_PER_ID: usize = usize::MAX;
 
     /// Prepares `key`.
     ///
     /// # Errors
     ///
-    /// [`KeyError::Unsuitable`] for a key that this mechanism can't use, too short a one say.
+    /// Returns [`KeyError::Unsuitable`] for a key that this mechanism cannot use, e.g. because it is too short. The
+    /// source of the key adds its id.
     fn prepare(key: &Key) -> Result<Self, KeyError>;
+
+    /// Returns a MAC of one constant under each function that the mechanism uses with this key, if it identifies a peer
+    /// by its key and sends no key id. The default is none.
+    ///
+    /// A [`KeyRing`](super::KeyRing) compares them to refuse one key under two ids. The keys themselves do not tell: HMAC
+    /// pads short keys with zeros and hashes long ones, so that different keys can give the same MACs.
+    fn macs_of_constant(&self) -> Vec<Vec<u8>> {
+        Vec::new()
+    }
 }

@@ -5,28 +5,30 @@ use std::task::{Context, Poll, ready};
 
 use pin_project_lite::pin_project;
 
-use super::{FoundKeys, KeyEntry, KeyId, Keys, LookupError, PrepareKey};
+use super::{KeyEntry, KeyId, KeySet, KeySource, PrepareKey};
+use crate::error::BoxError;
 
-/// Asks a function for the keys of an id: a database, a secret manager, anything asynchronous.
+/// A [`KeySource`] that calls an asynchronous function for each lookup, e.g. to query a database or a secret manager.
 ///
-/// The function is given the id and returns a future of the entries, `Result<impl IntoIterator<Item = KeyEntry<A>>,
-/// E>`: none for an id that it does not know, an error if it could not find out. It is called for ids that strangers
-/// choose, once a handshake: it should have limits of its own.
+/// The function receives the id and returns a future of `Result<impl IntoIterator<Item = KeyEntry<A>>, E>`: no entries
+/// for an unknown id, and an error if the lookup failed. It is called once per handshake, with ids that unauthenticated
+/// peers choose, so it should limit its own load.
 ///
 /// ```
 /// use tower_challenge::mutual::{self, Audience};
-/// use tower_challenge::{Key, KeyEntry, KeyId, KeyStore};
+/// use tower_challenge::{BoxError, Key, KeyEntry, KeyId, KeyStore};
 ///
-/// async fn query(id: KeyId) -> std::io::Result<Vec<KeyEntry<String>>> {
-///     // Ask the database here.
-///     # let key = || Key::generate().map_err(std::io::Error::other);
-///     Ok(match id.as_bytes() {
-///         b"alice" => vec![KeyEntry::new(id, key()?).expect("a valid id").attach("Alice".to_owned())],
-///         _ => vec![],
-///     })
+/// async fn query(id: KeyId) -> Result<Option<KeyEntry<String>>, BoxError> {
+///     if id != "alice" {
+///         return Ok(None);
+///     }
+///     // Query the database for `key` here.
+///     # let key = Key::generate()?;
+///     Ok(Some(KeyEntry::new(id, key)?.with_metadata("Alice".to_owned())))
 /// }
 ///
-/// let server = mutual::Server::new(KeyStore::new(query), Audience::new("orders")?);
+/// let keys = KeyStore::new(query);
+/// let server = mutual::Server::new(keys, Audience::new("orders")?);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone, Copy)]
@@ -35,22 +37,22 @@ pub struct KeyStore<F> {
 }
 
 impl<F> KeyStore<F> {
-    /// A store that asks `find`, a `Fn(KeyId) -> impl Future<Output = Result<impl IntoIterator<Item = KeyEntry<A>>,
-    /// E>>`.
+    /// Creates a store that calls `find`, a `Fn(KeyId) -> impl Future<Output = Result<impl IntoIterator<Item =
+    /// KeyEntry<A>>, E>>` with `E: Into<BoxError>`.
     pub const fn new(find: F) -> Self {
         Self { find }
     }
 }
 
-impl<K, F, Fut, I, A, E> Keys<K> for KeyStore<F>
+impl<K, F, Fut, I, A, E> KeySource<K> for KeyStore<F>
 where
     K: PrepareKey,
     F: Fn(KeyId) -> Fut,
     Fut: Future<Output = Result<I, E>>,
     I: IntoIterator<Item = KeyEntry<A>>,
-    E: Into<LookupError>,
+    E: Into<BoxError>,
 {
-    type Attached = A;
+    type Metadata = A;
     type Lookup = StoreLookup<Fut, K>;
 
     fn look_up(&self, id: &[u8]) -> Self::Lookup {
@@ -60,10 +62,10 @@ where
 }
 
 pin_project! {
-    /// A lookup in a [`KeyStore`].
+    /// The future of a lookup in a [`KeyStore`].
     #[must_use = "futures do nothing unless you `.await` or poll them"]
     pub struct StoreLookup<Fut, K> {
-        // None for what can't be an id: nobody has to be asked.
+        // `None` if the bytes are not a valid id, so that `find` is not called.
         #[pin]
         find: Option<Fut>,
         id: Option<KeyId>,
@@ -76,17 +78,17 @@ where
     K: PrepareKey,
     Fut: Future<Output = Result<I, E>>,
     I: IntoIterator<Item = KeyEntry<A>>,
-    E: Into<LookupError>,
+    E: Into<BoxError>,
 {
-    type Output = Result<FoundKeys<K, A>, LookupError>;
+    type Output = Result<KeySet<K, A>, BoxError>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let (Some(find), Some(id)) = (this.find.as_pin_mut(), this.id) else {
-            return Poll::Ready(FoundKeys::prepare(&[], []).map_err(Into::into));
+            return Poll::Ready(KeySet::prepare(&[], []).map_err(Into::into));
         };
         let entries = ready!(find.poll(cx)).map_err(Into::into)?;
-        Poll::Ready(FoundKeys::prepare(id.as_bytes(), entries).map_err(Into::into))
+        Poll::Ready(KeySet::prepare(id.as_bytes(), entries).map_err(Into::into))
     }
 }
 

@@ -9,24 +9,24 @@ use crate::transport::ChannelBinding;
 
 type FillRandom<'a> = &'a mut dyn FnMut(&mut [u8]) -> Result<(), Box<dyn Error + Send + Sync>>;
 
-/// What surrounds a handshake: the source of randomness, and what channel it runs on.
+/// The environment of a handshake: a source of random bytes, and the channel binding of the stream.
 ///
-/// [`Acceptor`](crate::Acceptor) and [`Connector`](crate::Connector) always pass the operating system's generator, and
-/// offer no way to exchange it. It costs a few hundred nanoseconds, half a percent of a handshake over loopback, and
-/// unlike a generator in user space it survives forks and restored snapshots.
+/// [`Acceptor`](crate::Acceptor) and [`Connector`](crate::Connector) always use the operating system's random number
+/// generator, and it cannot be replaced. A call takes a few hundred nanoseconds, half a percent of a handshake over
+/// loopback. Unlike a generator in user space, it remains secure after forks and restored snapshots.
 pub struct Context<'a> {
     random: FillRandom<'a>,
     channel_binding: Option<ChannelBinding>,
 }
 
 impl<'a> Context<'a> {
-    /// A context whose "random" bytes come from `random`, for test vectors and for tests of what happens when it
-    /// fails. A state machine that runs in one is only as good as what it is given.
+    /// Creates a context whose random bytes come from `random`, for test vectors and for tests of a generator that
+    /// fails. A handshake in this context is only as secure as these bytes.
     pub fn with_random(random: FillRandom<'a>) -> Self {
         Self { random, channel_binding: None }
     }
 
-    /// The same with a channel binding.
+    /// Sets the channel binding. Default: none.
     #[must_use]
     pub fn channel(mut self, binding: Option<ChannelBinding>) -> Self {
         self.channel_binding = binding;
@@ -39,7 +39,7 @@ impl<'a> Context<'a> {
         f(&mut Context::with_random(&mut random).channel(binding))
     }
 
-    /// What channel the handshake runs on, if the stream can say.
+    /// Returns the channel binding of the stream, if it has one.
     #[must_use]
     pub fn channel_binding(&self) -> Option<&ChannelBinding> {
         self.channel_binding.as_ref()
@@ -49,9 +49,10 @@ impl<'a> Context<'a> {
     ///
     /// # Errors
     ///
-    /// [`HandshakeErrorKind::Random`] if there are none. The handshake must fail then; `?` is enough.
+    /// Returns an error of the kind [`HandshakeErrorKind::Random`] if there are none. The handshake must then fail:
+    /// pass the error on with `?`.
     pub fn fill_random(&mut self, out: &mut [u8]) -> Result<(), HandshakeError> {
-        (self.random)(out).map_err(|error| HandshakeError::with_source(HandshakeErrorKind::Random, error))
+        (self.random)(out).map_err(|error| HandshakeError::with_cause(HandshakeErrorKind::Random, error))
     }
 }
 

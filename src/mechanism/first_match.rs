@@ -1,15 +1,16 @@
 use std::hint::black_box;
 
-/// The place of the first of these that is true. All are looked at, and none is branched on: how long it takes says
-/// nothing of which one it was.
-pub(super) fn first_match(matches: impl Iterator<Item = bool>) -> Option<usize> {
-    let mut place = usize::MAX;
-    for (at, matched) in matches.enumerate() {
-        // All ones where there is no match, so that nothing is smaller than what has been found.
+/// Returns the position of the first `true`.
+///
+/// Takes all items and does not branch on them, so the time it takes does not depend on the position.
+pub(crate) fn first_match(matches: impl Iterator<Item = bool>) -> Option<usize> {
+    let mut first = usize::MAX;
+    for (position, matched) in matches.enumerate() {
+        // All ones without a match, so that the minimum remains unchanged.
         let mask = black_box(usize::from(matched)).wrapping_sub(1);
-        place = place.min(at | mask);
+        first = first.min(position | mask);
     }
-    (place != usize::MAX).then_some(place)
+    (first != usize::MAX).then_some(first)
 }
 
 #[cfg(test)]
@@ -17,7 +18,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_of_them() {
+    fn returns_position_of_first_true() {
         let find = |matches: &[bool]| first_match(matches.iter().copied());
         assert_eq!(find(&[]), None);
         assert_eq!(find(&[false, false]), None);

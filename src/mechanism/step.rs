@@ -7,64 +7,64 @@ use tokio_util::codec::Decoder;
 use super::Handshake;
 use crate::error::HandshakeError;
 
-/// How a handshake begins.
+/// The beginning of a handshake, as returned by [`Mechanism::start`](super::Mechanism::start).
 pub struct Start<H: Handshake> {
     /// The codec that frames the messages of this connection.
     pub codec: H::Codec,
-    /// The state machine, as it is once `send` has been sent.
+    /// The state machine, in its state after `send` was sent.
     pub handshake: H,
-    /// The first message, from the side that speaks first.
+    /// The first message, if this side speaks first.
     pub send: Option<H::Message>,
 }
 
-/// What a step is given.
+/// The input of a [step](Handshake::step).
 ///
-/// Where there is no lookup, `let Input::Frame(frame) = input;` is all there is to take apart.
+/// In a mechanism without lookups, `let Input::Frame(frame) = input;` is irrefutable.
 pub enum Input<H: Handshake> {
-    /// The next message of the peer.
+    /// The peer's next message.
     Frame(<H::Codec as Decoder>::Item),
-    /// What the lookup that the last step asked for came to.
+    /// The output of the lookup that the previous step requested.
     Found(<H::Lookup as Future>::Output),
 }
 
-/// How a handshake goes on. What is sent when is part of the answer: nothing else is.
+/// How a handshake continues. The driver sends only what a step returns.
 pub enum Step<H: Handshake> {
-    /// Send this, if anything, and wait for the peer's next message.
+    /// Send a message, if there is one, and wait for the peer's next message.
     Continue {
-        /// What to send.
+        /// The message to send.
         send: Option<H::Message>,
     },
-    /// Ask this, within the deadline, and go on with what comes of it.
+    /// Await a lookup, within the deadline, and continue with its output.
     LookUp(H::Lookup),
-    /// Send this, if anything; once it is written the peer has proven itself, and the handshake is over.
+    /// Send a message, if there is one. The handshake has succeeded when it is written.
     Complete {
-        /// What to send.
+        /// The message to send.
         send: Option<H::Message>,
-        /// What has been proven.
+        /// What the handshake has proven about the peer.
         peer: H::Peer,
     },
 }
 
-/// How a handshake ends when it does not succeed: with a message for the peer, or with a close.
+/// A failed handshake: an error for this side and, optionally, a message for the peer.
 ///
-/// A bare [`HandshakeError`] converts into one that closes and says nothing.
+/// A [`HandshakeError`] converts into a `Reject` without a message: the connection is closed.
 pub struct Reject<H: Handshake> {
     pub(crate) error: HandshakeError,
     pub(crate) send: Option<H::Message>,
 }
 
 impl<H: Handshake> Reject<H> {
-    /// Sends `verdict` before the connection is closed, and gives the peer the chance to read it.
-    pub fn telling(error: HandshakeError, verdict: H::Message) -> Self {
+    /// Creates a `Reject` that sends `verdict` before the connection is closed, and gives the peer time to read it.
+    pub fn with_message(error: HandshakeError, verdict: H::Message) -> Self {
         Self { error, send: Some(verdict) }
     }
 
-    /// Why, for this side's log.
+    /// Returns the error for this side's log.
     pub fn error(&self) -> &HandshakeError {
         &self.error
     }
 
-    /// What the peer is told.
+    /// Returns the message for the peer, if there is one.
     pub fn verdict(&self) -> Option<&H::Message> {
         self.send.as_ref()
     }
@@ -76,10 +76,10 @@ impl<H: Handshake> From<HandshakeError> for Reject<H> {
     }
 }
 
-/// The lookup of a mechanism that looks nothing up: it can't have an outcome.
+/// The [`Lookup`](Handshake::Lookup) of a mechanism without lookups. It never completes.
 pub type NoLookup = Pending<Infallible>;
 
-// Which variant it is, and nothing of what a message holds.
+// `Debug` prints the variants without their messages, which hold nonces and tags.
 
 impl<H: Handshake> fmt::Debug for Start<H> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

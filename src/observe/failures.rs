@@ -1,4 +1,4 @@
-//! Which failures get a line of their own in the log: a few an interval, or whoever can connect could fill the disk.
+//! The rate limit for log events of failures. Without it anyone who can connect could fill the disk.
 
 use std::time::Duration;
 
@@ -8,13 +8,13 @@ use super::outcome::for_each_kind;
 use crate::error::HandshakeErrorKind;
 use crate::time::after;
 
-/// How long failures are counted together.
+/// The length of an interval.
 const INTERVAL: Duration = Duration::from_secs(10);
 
-/// How many of an interval get a line of their own: enough to see an example.
-const LINES: u64 = 5;
+/// How many failures of an interval get an event of their own: enough to see examples.
+const MAX_EVENTS: u64 = 5;
 
-/// The interval that began with the first failure since the last one was over.
+/// The current interval. It begins with the first failure after the end of the previous interval.
 #[derive(Debug, Default)]
 pub(super) struct Interval {
     end: Option<Instant>,
@@ -22,20 +22,19 @@ pub(super) struct Interval {
 }
 
 impl Interval {
-    /// Counts one more, and says whether it gets a line of its own. What is over is to be [closed](Self::close)
-    /// first.
+    /// Counts a failure, and returns whether it gets an event of its own. Call [`close`](Self::close) first.
     pub(super) fn count(&mut self, failure: Failure, now: Instant) -> bool {
         self.end.get_or_insert_with(|| after(now, INTERVAL));
         self.counts.add(failure);
-        self.counts.total() <= LINES
+        !matches!(failure, Failure::Probe) && self.counts.total_without_probes() <= MAX_EVENTS
     }
 
-    /// What is left to be said of an interval that is over.
+    /// Ends the interval if its time has passed. Returns the counts if failures were suppressed.
     pub(super) fn close(&mut self, now: Instant) -> Option<Counts> {
         if self.end? > now { None } else { self.take() }
     }
 
-    /// What is left to be said: nothing where every failure had its line.
+    /// Ends the interval. Returns the counts if failures were suppressed.
     pub(super) fn take(&mut self) -> Option<Counts> {
         let Self { counts, .. } = std::mem::take(self);
         (counts.suppressed() > 0).then_some(counts)
@@ -44,7 +43,7 @@ impl Interval {
 
 macro_rules! failures {
     ($($kind:ident $name:ident),*) => {
-        /// A failure, to be counted.
+        /// The kinds of failures that are counted.
         #[derive(Clone, Copy, Debug)]
         pub(super) enum Failure {
             Abandoned,
@@ -66,7 +65,7 @@ macro_rules! failures {
 }
 for_each_kind!(failures!());
 
-/// How many of each.
+/// The number of failures of each kind.
 #[derive(Debug, Default)]
 pub(super) struct Counts([u64; Failure::ALL]);
 
@@ -75,7 +74,7 @@ impl Counts {
         self.0[failure as usize] += 1;
     }
 
-    /// How many of this one, if any.
+    /// Returns the number of failures of this kind, if there are any.
     pub(super) fn of(&self, failure: Failure) -> Option<u64> {
         Some(self.0[failure as usize]).filter(|&count| count > 0)
     }
@@ -84,9 +83,15 @@ impl Counts {
         self.0.iter().sum()
     }
 
-    /// How many had no line of their own.
+    /// Returns how many failures had no event of their own.
     pub(super) fn suppressed(&self) -> u64 {
-        self.total().saturating_sub(LINES)
+        self.total_without_probes().saturating_sub(MAX_EVENTS)
+    }
+
+    /// Health checks and port scans are frequent and harmless: they neither use up the events of real failures nor
+    /// cause a summary by themselves.
+    fn total_without_probes(&self) -> u64 {
+        self.total() - self.0[Failure::Probe as usize]
     }
 }
 
@@ -95,20 +100,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn five_have_a_line_and_the_rest_a_number() {
+    fn five_failures_per_interval_have_an_event() {
         let mut interval = Interval::default();
         let begin = Instant::now();
-        assert!(interval.close(begin).is_none(), "nothing has begun");
-        let lines = (0..8).filter(|_| interval.count(HandshakeErrorKind::Refused.into(), begin)).count();
-        assert_eq!(lines, 5);
-        assert!(!interval.count(Failure::Abandoned, begin + INTERVAL / 2), "it begins with the first");
+        assert!(interval.close(begin).is_none(), "no interval has begun");
+        let events = (0..8).filter(|_| interval.count(HandshakeErrorKind::Refused.into(), begin)).count();
+        assert_eq!(events, 5);
+        assert!(
+            !interval.count(Failure::Abandoned, begin + INTERVAL / 2),
+            "the interval begins with the first failure"
+        );
         assert!(interval.close(begin + INTERVAL / 2).is_none());
         let counts = interval.close(begin + INTERVAL).unwrap();
         assert_eq!((counts.total(), counts.suppressed()), (9, 4));
         assert_eq!(counts.of(Failure::Refused), Some(8));
         assert_eq!(counts.of(Failure::Abandoned), Some(1));
         assert_eq!(counts.of(Failure::Io), None);
-        // All over again, and nothing to say of what has had its line.
+        // A new interval. Without suppressed failures there is no summary.
         assert!(interval.count(Failure::Io, begin + INTERVAL * 3));
         assert!(interval.close(begin + INTERVAL * 4).is_none());
         assert!(interval.take().is_none());

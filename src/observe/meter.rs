@@ -1,41 +1,45 @@
-//! Metrics, through the facade `metrics`.
+//! Metrics through the facade `metrics`.
 
 use metrics::{Gauge, Unit, counter, gauge, histogram};
 use tokio::time::Instant;
 
 use super::names::{
-    ACCEPT_ERRORS, CONNECTIONS_ACCEPTED, CONNECTIONS_OPEN, HANDSHAKE_DURATION, HANDSHAKES,
-    HANDSHAKES_PENDING, NOT_ADMITTED, PANICS,
+    ACCEPT_ERRORS, CALLBACK_PANICS, CONNECTIONS_ACCEPTED, CONNECTIONS_OPEN, ERRORS_DROPPED,
+    HANDSHAKE_DURATION, HANDSHAKES, HANDSHAKES_PENDING, NOT_ADMITTED, PANICS,
 };
 use super::outcome::{Outcome, name};
 use crate::error::HandshakeErrorKind;
 
-/// Tells the recorder what each metric means. To be called when it is installed; more than once does no harm.
+/// Registers a description of each metric with the installed recorder.
+///
+/// Call it after the recorder is installed. Further calls have no effect.
 pub fn describe() {
-    metrics::describe_counter!(HANDSHAKES, "Handshakes that are over, by how they ended");
-    metrics::describe_histogram!(HANDSHAKE_DURATION, Unit::Seconds, "How long a handshake took");
-    metrics::describe_gauge!(HANDSHAKES_PENDING, "Handshakes that are pending");
-    metrics::describe_counter!(NOT_ADMITTED, "Peers that were not admitted to a handshake");
-    metrics::describe_counter!(CONNECTIONS_ACCEPTED, "Connections that were accepted");
-    metrics::describe_gauge!(CONNECTIONS_OPEN, "Connections that are open, handshakes and sessions");
+    metrics::describe_counter!(HANDSHAKES, "Handshakes that have ended, by outcome");
+    metrics::describe_histogram!(HANDSHAKE_DURATION, Unit::Seconds, "Duration of handshakes");
+    metrics::describe_gauge!(HANDSHAKES_PENDING, "Handshakes in flight");
+    metrics::describe_counter!(NOT_ADMITTED, "Connections that were not admitted to a handshake");
+    metrics::describe_counter!(CONNECTIONS_ACCEPTED, "Connections that have been accepted");
+    metrics::describe_gauge!(CONNECTIONS_OPEN, "Open connections, both handshakes and sessions");
     metrics::describe_counter!(ACCEPT_ERRORS, "Connections that could not be accepted");
+    metrics::describe_counter!(ERRORS_DROPPED, "Errors that the error callback did not receive");
+    metrics::describe_counter!(CALLBACK_PANICS, "Panics of the error callback");
     metrics::describe_counter!(PANICS, "Connections on which the service panicked");
 }
 
-/// One more in a gauge, as long as it is there.
+/// Increments a gauge, and decrements it on drop.
 #[derive(Debug)]
 pub(crate) struct Held(
-    // The one that was raised, and not looked up again: there may be another recorder by then.
+    // The gauge that was incremented. A lookup on drop could find the gauge of another recorder.
     Gauge,
 );
 
 impl Held {
-    /// A handshake that is pending.
+    /// Counts a handshake in flight.
     pub(crate) fn pending() -> Self {
         Self::new(gauge!(HANDSHAKES_PENDING))
     }
 
-    /// A connection that has been accepted.
+    /// Counts an accepted connection.
     #[cfg(feature = "net")]
     pub(crate) fn connection() -> Self {
         counter!(CONNECTIONS_ACCEPTED).increment(1);
@@ -54,13 +58,14 @@ impl Drop for Held {
     }
 }
 
-/// A handshake from its admission to its end.
+/// The metrics of a handshake, from its admission to its end.
 pub(super) struct Handshake {
-    // None once it is over.
+    // `None` after the end.
     ongoing: Option<Ongoing>,
 }
 
 struct Ongoing {
+    role: &'static str,
     mechanism: &'static str,
     since: Instant,
 }
@@ -70,8 +75,8 @@ impl Handshake {
         Self { ongoing: None }
     }
 
-    pub(super) fn begin(mechanism: &'static str) -> Self {
-        Self { ongoing: Some(Ongoing { mechanism, since: Instant::now() }) }
+    pub(super) fn begin(role: &'static str, mechanism: &'static str) -> Self {
+        Self { ongoing: Some(Ongoing { role, mechanism, since: Instant::now() }) }
     }
 
     pub(super) fn succeeded(&mut self) {
@@ -83,10 +88,10 @@ impl Handshake {
     }
 
     fn end(&mut self, outcome: Outcome) {
-        if let Some(Ongoing { mechanism, since }) = self.ongoing.take() {
+        if let Some(Ongoing { role, mechanism, since }) = self.ongoing.take() {
             let outcome = outcome.name();
-            counter!(HANDSHAKES, "mechanism" => mechanism, "outcome" => outcome).increment(1);
-            histogram!(HANDSHAKE_DURATION, "mechanism" => mechanism, "outcome" => outcome)
+            counter!(HANDSHAKES, "role" => role, "mechanism" => mechanism, "outcome" => outcome).increment(1);
+            histogram!(HANDSHAKE_DURATION, "role" => role, "mechanism" => mechanism, "outcome" => outcome)
                 .record(since.elapsed());
         }
     }
@@ -112,7 +117,17 @@ pub(crate) fn panicked() {
     counter!(PANICS).increment(1);
 }
 
-/// `ConnectionAborted` as `connection_aborted`: there is no other name of an `io::ErrorKind`.
+#[cfg(feature = "net")]
+pub(crate) fn error_dropped() {
+    counter!(ERRORS_DROPPED).increment(1);
+}
+
+#[cfg(feature = "net")]
+pub(crate) fn callback_panicked() {
+    counter!(CALLBACK_PANICS).increment(1);
+}
+
+/// Converts e.g. `ConnectionAborted` to `connection_aborted`. An `io::ErrorKind` has no name but its `Debug` form.
 #[cfg(feature = "net")]
 fn snake_case(camel_case: &str) -> String {
     let mut name = String::with_capacity(camel_case.len() + 4);

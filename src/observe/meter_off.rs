@@ -1,4 +1,4 @@
-//! What `meter` has, of no size and without any effect.
+//! The interface of `meter` without the feature `metrics`: types of size zero and functions without effect.
 
 use crate::error::HandshakeErrorKind;
 
@@ -18,13 +18,13 @@ impl Held {
 
 pub(super) struct Handshake;
 
-#[expect(clippy::unused_self, reason = "that of `meter` does something")]
+#[expect(clippy::unused_self, reason = "same signature as in `meter`")]
 impl Handshake {
     pub(super) const fn none() -> Self {
         Self
     }
 
-    pub(super) const fn begin(_: &'static str) -> Self {
+    pub(super) const fn begin(_: &'static str, _: &'static str) -> Self {
         Self
     }
 
@@ -40,5 +40,11 @@ pub(crate) const fn accept_failed(_: &std::io::Error) {}
 
 #[cfg(feature = "net")]
 pub(crate) const fn panicked() {}
+
+#[cfg(feature = "net")]
+pub(crate) const fn error_dropped() {}
+
+#[cfg(feature = "net")]
+pub(crate) const fn callback_panicked() {}
 
 const _: () = assert!(size_of::<Held>() == 0 && size_of::<Handshake>() == 0);

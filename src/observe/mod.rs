@@ -1,87 +1,128 @@
-//! Seeing it: a span for each connection and lines of the log through `tracing`, numbers through `metrics`.
+//! Observability: spans and log events through `tracing`, metrics through `metrics`.
 //!
-//! Each is a cargo feature of its name, off by default. Without them there is nothing of it: no field, no branch, no
-//! memory. With them, and without a subscriber or recorder, it is some atomics and a lock a handshake, and with
-//! `metrics` two small allocations for labels. All of it is the server's side.
+//! Each is a cargo feature of the same name, off by default. When disabled, they compile to nothing: no field, no
+//! branch, no memory. When enabled, but without a subscriber or recorder, a handshake costs some atomic operations and
+//! a lock, and two small allocations for labels with `metrics`. Handshakes of both sides are instrumented.
 //!
-//! `cargo run --example observe --features tracing,metrics` is a server that shows both.
+//! Both need a consumer that the program installs, e.g. `tracing-subscriber` and `metrics-exporter-prometheus`:
+//!
+//! ```text
+//! cargo run -p example-observe
+//! ```
 //!
 //! # The span of a connection
 //!
 //! Its name is `connection`, its target `tower_challenge`, its level `INFO`. It begins with the handshake, in
-//! [`Acceptor::accept`](crate::Acceptor::accept) or [`accept_admitted`](crate::Acceptor::accept_admitted), below the
-//! span that is current there; who is not admitted has none. In a [`ChallengeLayer`](crate::ChallengeLayer) it lasts
-//! until the response of the inner service, so **what the inner service logs is inside the span of its connection**,
-//! also where it is dropped midway. With an [`Acceptor`](crate::Acceptor) alone it is over when the handshake is, and
-//! so with `Incoming`, which hands streams over.
+//! [`Acceptor::accept`](crate::Acceptor::accept) or [`accept_admitted`](crate::Acceptor::accept_admitted), as a child
+//! of the current span. Connections that are not admitted have no span. On the client's side it begins in
+//! [`Connector::connect`](crate::Connector::connect) and ends with the handshake.
 //!
-//! | field | value | set | after |
+//! With a [`ChallengeLayer`](crate::ChallengeLayer) the span lasts until the inner service has responded, so **events
+//! of the inner service are inside the span of their connection**, even if its future is dropped early. With an
+//! [`Acceptor`](crate::Acceptor) alone, and with `Incoming`, the span ends with the handshake.
+//!
+//! | field | value | set | convention |
 //! |---|---|---|---|
-//! | `network.peer.address` | the peer's IP address, where it is known | at the beginning | OpenTelemetry, [network] (stable) |
-//! | `network.peer.port` | its port | at the beginning | OpenTelemetry, [network] (stable) |
+//! | `network.peer.address` | the peer's IP address, if known | at the beginning | OpenTelemetry, [network] (stable) |
+//! | `network.peer.port` | the peer's port, if known | at the beginning | OpenTelemetry, [network] (stable) |
 //! | `network.type` | `ipv4` or `ipv6` | at the beginning | OpenTelemetry, [network] (stable) |
+//! | `challenge.role` | `server` or `client`: this side | at the beginning | own |
 //! | `challenge.mechanism` | [`Mechanism::NAME`] | at the beginning | own |
-//! | `challenge.outcome` | `success`, the kind of error, or `abandoned` | after the handshake | own |
-//! | `challenge.handshake.duration` | in seconds, from the call of `accept` on | after the handshake | own; the unit is OpenTelemetry's |
+//! | `challenge.outcome` | `success`, the error kind, or `abandoned` | after the handshake | own |
+//! | `challenge.handshake.duration` | seconds since the call of `accept` | after the handshake | own; the unit is OpenTelemetry's |
 //! | `user.id` | the id of the key that the peer has proven to hold | after success | OpenTelemetry, [user] (development) |
-//! | `error.type` | the kind of error | after failure | OpenTelemetry, [error] (stable) |
+//! | `error.type` | the error kind | after failure | OpenTelemetry, [error] (stable) |
 //!
-//! The kinds are those of [`HandshakeErrorKind`] in `snake_case`: `refused`, `timed_out`, `closed_early`. A handshake
-//! is `abandoned` if its future is dropped before it is over, by a timeout around it or an abort. IPv6 addresses that
-//! stand for an IPv4 address are IPv4, as in [admission](crate::admission). There is no `network.transport`, since
-//! nobody says what carries a stream.
+//! The error kinds are those of [`HandshakeErrorKind`] in `snake_case`: `refused`, `timed_out`, `unexpected_eof`,
+//! `probe`, `malformed`, `io`, `server_not_authenticated`, `channel_binding`, `random`, `key_source`, `revoked`, `shutting_down`,
+//! `source_limit`, `overloaded`, `evicted`, `throttled`. A handshake is `abandoned` if its future is dropped before it
+//! completes, e.g. by a timeout around it. The address fields are updated if a step before the handshake, such as a
+//! PROXY protocol header, reports another address. IPv4-mapped IPv6 addresses are shown as IPv4, as in [admission
+//! control](crate::admission). There is no `network.transport`, since the transport of a stream is unknown.
 //!
-//! A key id that was claimed and not proven is in no field, nor is any key, tag or nonce. What a source of keys says
-//! when it fails is in the line as it is.
+//! No field contains a key, tag or nonce.
 //!
-//! ## Why `INFO`
+//! ## Why the level is `INFO`
 //!
-//! A span should be there wherever something in it is. What the inner service says on `INFO` and above would
-//! otherwise have no name under the usual filter. Who filters `warn` and wants the names has them with
-//! `warn,tower_challenge=info`, and who does not want the spans of strangers filters `tower_challenge=warn`.
+//! A span should exist whenever an event inside it is shown. Under the usual filter, `INFO` events of the inner service
+//! would otherwise lack the name of their peer. To see the names with the filter `warn`, use
+//! `warn,tower_challenge=info`. To disable the spans of unauthenticated peers, use `tower_challenge=warn`.
 //!
-//! # The lines
+//! # Events
 //!
-//! | line | level | fields |
+//! | event | level | fields |
 //! |---|---|---|
 //! | `handshake succeeded` | `DEBUG` | those of the span |
-//! | `handshake failed` | `INFO`; `WARN` for what is this side's own fault: `random`, `key_source` | `error.type`, `error`, and those of the span |
+//! | `handshake failed` | `INFO`; `WARN` for `random` and `key_source`, which are faults of this side | `error.type`, `error`, `challenge.claimed_key_id`, and those of the span |
+//! | `connection probed` | `DEBUG` | those of the span: the peer closed the connection before it sent anything |
 //! | `handshake abandoned` | `INFO` | those of the span |
-//! | `not admitted` | `INFO`; `WARN` for `overloaded`: the inner service is behind | `network.peer.address`, `error.type` |
-//! | `handshakes failed` | `INFO`; `WARN` if one of these kinds is in it | `challenge.failures.total`, `.suppressed`, and one for each kind that there was: `challenge.failures.refused` |
+//! | `not admitted` | `INFO`; `WARN` for `overloaded`: the inner service is too slow | `network.peer.address`, `error.type` |
+//! | `handshakes failed` | `INFO`; `WARN` if it includes one of the kinds above | `challenge.failures.total`, `challenge.failures.suppressed`, and the number of each kind that occurred, e.g. `challenge.failures.refused` |
 //!
-//! Whoever can connect could fill the log. So failures, abandoned handshakes and peers that were not admitted have a
-//! line of their own **five times in 10 seconds**, and are counted beyond that. The interval begins with the first of
-//! them. When it is over, the next handshake that ends in whichever way brings the one line `handshakes failed`,
-//! which counts all of the interval, those with a line of their own too; without anything suppressed there is none.
-//! An [`Admission`](crate::Admission) counts by itself, and so does every acceptor that has its own; the last of its
-//! clones and handshakes that goes brings what has not been said yet.
+//! `error` contains the details that the peer does not learn: the reason of a refusal, the text of an I/O error, the
+//! error of a key source.
 //!
-//! What ends an accepted connection after its handshake, and what `serve` says of accepting, goes to its `on_error`.
+//! `challenge.claimed_key_id` is set on refusals by mechanisms in which the peer sends a key id. **The peer chose it
+//! and proved nothing.** It is a [`ClaimedKeyId`](crate::ClaimedKeyId): escaped, shortened to 64 characters, and
+//! without long runs of hexadecimal digits. `error` contains it in the same form. It is not a field of the span, and
+//! never a metric label.
+//!
+//! ## Rate limit
+//!
+//! Anyone who can connect could fill the log. Therefore only **five failures in 10 seconds** have an event of their
+//! own, where failures are failed handshakes, abandoned handshakes and connections that were not admitted. Further
+//! failures are counted. The interval begins with the first failure. After it has ended, the next handshake that ends,
+//! in whatever way, emits one `handshakes failed` event if failures were suppressed. It counts all failures of the
+//! interval, including those with an event of their own.
+//!
+//! Probes, such as the health checks of a load balancer, have `DEBUG` events only. The summary counts them, but probes
+//! alone cause no summary.
+//!
+//! Each [`Admission`](crate::Admission) has its own interval, and so does each acceptor that does not share one. Any
+//! remaining summary is emitted when the last clone is dropped and the last handshake has ended. On the client's side
+//! each [`Connector`](crate::Connector) has an interval, which its clones share.
+//!
+//! ## Events of the accept loop
+//!
+//! `serve` and `Incoming` report errors to their `on_error` callback. Without a callback, and with the
+//! feature `tracing`, they emit these events instead, which have no rate limit:
+//!
+//! | event | level | fields |
+//! |---|---|---|
+//! | `accept failed` | `WARN` | `error` |
+//! | `connection failed` | `INFO` | `network.peer.address`, `error` |
+//! | `service panicked` | `ERROR` | `network.peer.address`, `panic.message` |
+//!
+//! A failed handshake is not logged a second time by `connection failed`.
 //!
 //! # Metrics
 //!
-//! The names are those of [Prometheus' conventions](https://prometheus.io/docs/practices/naming/), which the exporter
-//! `metrics-exporter-prometheus` leaves as they are; the constants here are for an exporter's settings. With the
-//! feature, `describe` tells a recorder what each means.
+//! The names follow [Prometheus' conventions](https://prometheus.io/docs/practices/naming/), and
+//! `metrics-exporter-prometheus` exports them unchanged. The constants of this module are for the settings of an
+//! exporter, e.g. the buckets of the histogram. Call `describe` to register descriptions and units; it is not called
+//! automatically.
 //!
-//! | metric | type | labels | unit | what |
+//! | metric | type | labels | unit | meaning |
 //! |---|---|---|---|---|
-//! | `challenge_handshakes_total` | counter | `mechanism`, `outcome` | | handshakes that are over: those that were admitted |
-//! | `challenge_handshake_duration_seconds` | histogram | `mechanism`, `outcome` | seconds | how long they took, from the call of `accept` on; a refused peer's last words are part of it |
-//! | `challenge_handshakes_pending` | gauge | | | [slots](crate::admission::Slot) that are taken: what [`Admission::pending`](crate::Admission::pending) says of all admissions, and what was shed and is not dropped yet |
-//! | `challenge_not_admitted_total` | counter | `reason` | | peers that were not admitted: `over_share`, `overloaded`, `penalized` |
+//! | `challenge_handshakes_total` | counter | `role`, `mechanism`, `outcome` | | handshakes that have ended; on the server's side those that were admitted |
+//! | `challenge_handshake_duration_seconds` | histogram | `role`, `mechanism`, `outcome` | seconds | duration since the call of `accept` or `connect`, including the time in which a refused peer reads the verdict |
+//! | `challenge_handshakes_pending` | gauge | | | handshakes in flight: the sum of [`Admission::pending`](crate::Admission::pending) of all admissions, and evicted handshakes that are not dropped yet |
+//! | `challenge_not_admitted_total` | counter | `reason` | | connections that were not admitted: `source_limit`, `overloaded`, `throttled` |
 //! | `challenge_connections_accepted_total` | counter | | | connections that `serve` and `Incoming` have accepted |
-//! | `challenge_connections_open` | gauge | | | of these, whose stream is still there: handshakes and sessions |
+//! | `challenge_connections_open` | gauge | | | those whose stream is not dropped yet: handshakes and sessions |
 //! | `challenge_accept_errors_total` | counter | `kind` | | connections that could not be accepted, by [`io::ErrorKind`](std::io::ErrorKind) in `snake_case` |
 //! | `challenge_panics_total` | counter | | | connections on which the service panicked |
+//! | `challenge_errors_dropped_total` | counter | | | errors that `on_error` did not receive, because its queue was full or no thread could be started |
+//! | `challenge_callback_panics_total` | counter | | | panics of `on_error` |
 //!
-//! No label is a peer's to choose: no address, no key id. A mechanism has at most 16 outcomes. Gauges come back to
-//! zero however a connection ends, and also where the recorder is installed in the middle of it. An exporter that
-//! forgets what is idle must not forget gauges: what is raised again afterwards starts at zero.
+//! A peer cannot choose the value of a label: no label is an address or a key id. A mechanism has at most 18 outcomes.
 //!
-//! How many sources are kept out is no gauge, since it changes by time alone, with nobody there to say so: ask
-//! [`Admission::penalized`](crate::Admission::penalized) when the metrics are read, as the example does.
+//! Gauges return to zero however a connection ends, even if the recorder is installed while it is open. An exporter
+//! that removes idle metrics must keep gauges, since a gauge that was removed starts again at zero.
+//!
+//! The number of throttled sources is not a gauge, since it also changes by the passing of time, without an event that
+//! could update it. Call [`Admission::throttled`](crate::Admission::throttled) when the metrics are read, as the
+//! example does.
 //!
 //! [network]: https://opentelemetry.io/docs/specs/semconv/registry/attributes/network/
 //! [user]: https://opentelemetry.io/docs/specs/semconv/registry/attributes/user/
@@ -97,46 +138,52 @@ mod outcome;
 #[cfg_attr(not(feature = "tracing"), path = "trace_off.rs")]
 mod trace;
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 pub(crate) use self::meter::Held;
 #[cfg(feature = "metrics")]
 pub use self::meter::describe;
 #[cfg(feature = "net")]
-pub(crate) use self::meter::{accept_failed, panicked};
+pub(crate) use self::meter::{accept_failed, callback_panicked, error_dropped, panicked};
 pub use self::names::{
-    ACCEPT_ERRORS, CONNECTIONS_ACCEPTED, CONNECTIONS_OPEN, HANDSHAKE_DURATION, HANDSHAKES,
-    HANDSHAKES_PENDING, NOT_ADMITTED, PANICS,
+    ACCEPT_ERRORS, CALLBACK_PANICS, CONNECTIONS_ACCEPTED, CONNECTIONS_OPEN, ERRORS_DROPPED,
+    HANDSHAKE_DURATION, HANDSHAKES, HANDSHAKES_PENDING, NOT_ADMITTED, PANICS,
 };
+#[cfg(feature = "net")]
+pub(crate) use self::trace::serve_error;
 pub(crate) use self::trace::{Failures, Span};
 use crate::error::{HandshakeError, HandshakeErrorKind};
-use crate::mechanism::{Handshake, Mechanism};
+use crate::mechanism::{Handshake, Mechanism, Role as _};
 use crate::transport::TransportInfo;
 
-/// A handshake as those see it who look on, from its admission to its end: success, failure, or, where it is dropped
-/// before either, that it was abandoned.
+/// The instrumentation of a handshake, from its admission until it succeeds, fails or is abandoned.
 pub(crate) struct Observed {
-    // Counted first: who reads of it in the log finds it in the numbers.
+    // Updated before `trace`, so that the metrics include each handshake that is in the log.
     meter: meter::Handshake,
     trace: trace::Handshake,
 }
 
 impl Observed {
-    /// Nothing to see: a handshake that was not admitted.
+    /// Creates the instrumentation of a handshake that was not admitted, which records nothing.
     pub(crate) fn nothing() -> Self {
         Self { meter: meter::Handshake::none(), trace: trace::Handshake::none() }
     }
 
     pub(crate) fn begin<M: Mechanism>(info: &TransportInfo, failures: &Failures) -> Self {
         Self {
-            meter: meter::Handshake::begin(M::NAME),
-            trace: trace::Handshake::begin(M::NAME, info.peer_addr, failures),
+            meter: meter::Handshake::begin(M::Role::NAME, M::NAME),
+            trace: trace::Handshake::begin(M::Role::NAME, M::NAME, info.peer_addr, failures),
         }
     }
 
-    /// The span of the connection.
+    /// Returns the span of the connection.
     pub(crate) fn span(&self) -> Span {
         self.trace.span()
+    }
+
+    /// Sets the peer's address, which was not known at the beginning.
+    pub(crate) fn set_peer_addr(&mut self, peer_addr: Option<SocketAddr>) {
+        self.trace.set_peer_addr(peer_addr);
     }
 
     pub(crate) fn succeeded<H: Handshake>(&mut self, peer: &H::Peer) {
@@ -150,7 +197,7 @@ impl Observed {
     }
 }
 
-/// Somebody at `ip` was not admitted.
+/// Records a peer that was not admitted.
 pub(crate) fn not_admitted(failures: &Failures, ip: Option<IpAddr>, kind: HandshakeErrorKind) {
     meter::not_admitted(kind);
     failures.not_admitted(ip, kind);

@@ -1,18 +1,22 @@
-//! What the metrics are called, for an exporter's settings: the buckets of the histogram, say.
+//! The names of the metrics, for the settings of an exporter, e.g. the buckets of the histogram.
 
-/// Handshakes that are over.
+/// Counter of handshakes that have ended.
 pub const HANDSHAKES: &str = "challenge_handshakes_total";
-/// How long a handshake took, in seconds.
+/// Histogram of the duration of handshakes, in seconds.
 pub const HANDSHAKE_DURATION: &str = "challenge_handshake_duration_seconds";
-/// Handshakes that are pending now.
+/// Gauge of handshakes in flight.
 pub const HANDSHAKES_PENDING: &str = "challenge_handshakes_pending";
-/// Peers that were not admitted.
+/// Counter of connections that were not admitted.
 pub const NOT_ADMITTED: &str = "challenge_not_admitted_total";
-/// Connections that an accept loop has accepted.
+/// Counter of connections that an accept loop has accepted.
 pub const CONNECTIONS_ACCEPTED: &str = "challenge_connections_accepted_total";
-/// Connections of an accept loop that are there now.
+/// Gauge of open connections of an accept loop.
 pub const CONNECTIONS_OPEN: &str = "challenge_connections_open";
-/// Connections that could not be accepted.
+/// Counter of connections that could not be accepted.
 pub const ACCEPT_ERRORS: &str = "challenge_accept_errors_total";
-/// Connections on which the service panicked.
+/// Counter of errors that the `on_error` callback of an accept loop did not receive.
+pub const ERRORS_DROPPED: &str = "challenge_errors_dropped_total";
+/// Counter of panics of the `on_error` callback of an accept loop.
+pub const CALLBACK_PANICS: &str = "challenge_callback_panics_total";
+/// Counter of connections on which the service panicked.
 pub const PANICS: &str = "challenge_panics_total";

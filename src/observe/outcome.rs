@@ -1,28 +1,28 @@
-//! How a handshake can end, by name.
+//! The outcomes of a handshake and their names.
 
 use crate::error::HandshakeErrorKind;
 
-/// Every kind of failure and its name, for a macro that makes something of all of them.
+/// Calls a macro with each error kind and its name in `snake_case`.
 macro_rules! for_each_kind {
     ($then:ident!($($before:tt)*)) => {
         $then! {
             $($before)*
-            Refused refused, TimedOut timed_out, ClosedEarly closed_early, Malformed malformed, Io io,
-            ServerUnproven server_unproven, ChannelBinding channel_binding, Random random, KeySource key_source,
-            ShuttingDown shutting_down, OverShare over_share, Overloaded overloaded, Shed shed,
-            Penalized penalized
+            Refused refused, TimedOut timed_out, UnexpectedEof unexpected_eof, Probe probe, Malformed malformed, Io io,
+            ServerNotAuthenticated server_not_authenticated, ChannelBinding channel_binding, Random random,
+            KeySource key_source, Revoked revoked, ShuttingDown shutting_down, SourceLimit source_limit,
+            Overloaded overloaded, Evicted evicted, Throttled throttled
         }
     };
 }
 #[cfg(feature = "tracing")]
 pub(super) use for_each_kind;
 
-/// How a handshake ended.
+/// The outcome of a handshake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Outcome {
     Success,
     Failed(HandshakeErrorKind),
-    /// Dropped before it was over.
+    /// The future was dropped before the handshake completed.
     Abandoned,
 }
 
@@ -38,9 +38,9 @@ impl Outcome {
 
 macro_rules! name {
     ($($kind:ident $name:ident),*) => {
-        /// The kind in `snake_case`.
+        /// Returns the name of the kind in `snake_case`.
         pub(super) const fn name(kind: HandshakeErrorKind) -> &'static str {
-            // A kind that is missing above does not compile.
+            // Does not compile if a kind is missing in `for_each_kind`.
             match kind {
                 $(HandshakeErrorKind::$kind => stringify!($name),)*
             }

@@ -1,4 +1,4 @@
-//! Spans and events, through `tracing`.
+//! Spans and events through `tracing`.
 
 use std::error::Error;
 use std::net::{IpAddr, SocketAddr};
@@ -13,10 +13,10 @@ use super::outcome::{Outcome, for_each_kind, name};
 use crate::error::{HandshakeError, HandshakeErrorKind};
 use crate::mechanism;
 
-/// What filters go by, wherever in here it comes from.
+/// The target of all spans and events, so that one filter matches them.
 const TARGET: &str = "tower_challenge";
 
-/// An event of what peers do, or of what this side can't do.
+/// Emits an event: `WARN` if this side is at fault, and `INFO` if a peer is.
 macro_rules! event {
     ($own_fault:expr, $(parent: $parent:expr,)? { $($fields:tt)* }, $message:literal) => {
         if $own_fault {
@@ -27,11 +27,11 @@ macro_rules! event {
     };
 }
 
-/// The span of a connection. Clones are the same span, which is over when the last of them is dropped.
+/// The span of a connection. It ends when the last clone is dropped.
 #[derive(Clone)]
 pub(crate) struct Span(TracingSpan);
 
-/// What is logged while this is there is inside the span.
+/// The guard of an entered span.
 pub(crate) type Entered<'a> = tracing::span::Entered<'a>;
 
 impl Span {
@@ -40,10 +40,10 @@ impl Span {
     }
 }
 
-/// A handshake from its admission to its end.
+/// The span and the events of a handshake, from its admission to its end.
 pub(super) struct Handshake {
     span: Span,
-    // None once it is over.
+    // `None` after the end.
     ongoing: Option<Ongoing>,
 }
 
@@ -57,15 +57,21 @@ impl Handshake {
         Self { span: Span(TracingSpan::none()), ongoing: None }
     }
 
-    pub(super) fn begin(mechanism: &'static str, peer: Option<SocketAddr>, failures: &Failures) -> Self {
+    pub(super) fn begin(
+        role: &'static str,
+        mechanism: &'static str,
+        peer: Option<SocketAddr>,
+        failures: &Failures,
+    ) -> Self {
         let ip = peer.map(|peer| peer.ip().to_canonical());
-        // On the level of what it gives a name to: what an inner service says of its sessions. See the documentation.
+        // The level of the inner service's events, see "Why the level is `INFO`" in the module documentation.
         let span = tracing::info_span!(
             target: TARGET,
             "connection",
             network.peer.address = ip.map(display),
             network.peer.port = peer.map(|peer| peer.port()),
             network.type = ip.map(|ip| if ip.is_ipv4() { "ipv4" } else { "ipv6" }),
+            challenge.role = role,
             challenge.mechanism = mechanism,
             challenge.outcome = Empty,
             challenge.handshake.duration = Empty,
@@ -76,33 +82,51 @@ impl Handshake {
         Self { span: Span(span), ongoing: Some(ongoing) }
     }
 
+    pub(super) fn set_peer_addr(&mut self, peer: Option<SocketAddr>) {
+        let Some(peer) = peer else { return };
+        let ip = peer.ip().to_canonical();
+        self.span.0.record("network.peer.address", display(ip));
+        self.span.0.record("network.peer.port", peer.port());
+        self.span.0.record("network.type", if ip.is_ipv4() { "ipv4" } else { "ipv6" });
+    }
+
     pub(super) fn span(&self) -> Span {
         self.span.clone()
     }
 
     pub(super) fn succeeded<H: mechanism::Handshake>(&mut self, peer: &H::Peer) {
-        let Some(failures) = self.over(Outcome::Success) else { return };
+        let Some(failures) = self.end(Outcome::Success) else { return };
         if let Some(key_id) = H::key_id(peer) {
             self.span.0.record("user.id", display(key_id));
         }
-        failures.look(Instant::now());
+        failures.flush(Instant::now());
         let _entered = self.span.enter();
         tracing::debug!(target: TARGET, "handshake succeeded");
     }
 
     pub(super) fn failed(&mut self, error: &HandshakeError) {
         let kind = error.kind();
-        let Some(failures) = self.over(Outcome::Failed(kind)) else { return };
+        let Some(failures) = self.end(Outcome::Failed(kind)) else { return };
         self.span.0.record("error.type", name(kind));
-        if failures.count(kind.into()) {
+        let has_event = failures.count(kind.into());
+        if kind == HandshakeErrorKind::Probe {
+            let _entered = self.span.enter();
+            tracing::event!(target: TARGET, Level::DEBUG, { error.type = name(kind) }, "connection probed");
+        } else if has_event {
+            let claimed = error.claimed_key_id();
             let error: &(dyn Error + 'static) = error;
             let _entered = self.span.enter();
-            event!(is_own_fault(kind), { error.type = name(kind), error }, "handshake failed");
+            let claimed = claimed.map(display);
+            event!(
+                is_own_fault(kind),
+                { error.type = name(kind), error, challenge.claimed_key_id = claimed },
+                "handshake failed"
+            );
         }
     }
 
-    /// Who counts the failures, if it was not over before.
-    fn over(&mut self, outcome: Outcome) -> Option<Failures> {
+    /// Ends the handshake, unless it has ended before. Returns the counters for failures.
+    fn end(&mut self, outcome: Outcome) -> Option<Failures> {
         let Ongoing { since, failures } = self.ongoing.take()?;
         self.span.0.record("challenge.outcome", outcome.name());
         self.span.0.record("challenge.handshake.duration", since.elapsed().as_secs_f64());
@@ -112,7 +136,7 @@ impl Handshake {
 
 impl Drop for Handshake {
     fn drop(&mut self) {
-        let Some(failures) = self.over(Outcome::Abandoned) else { return };
+        let Some(failures) = self.end(Outcome::Abandoned) else { return };
         if failures.count(Failure::Abandoned) {
             let _entered = self.span.enter();
             tracing::info!(target: TARGET, "handshake abandoned");
@@ -120,8 +144,8 @@ impl Drop for Handshake {
     }
 }
 
-/// The failures of an admission: those of its handshakes, and who was not admitted. Clones are the same; when the
-/// last of them goes, what has not been said yet is.
+/// The failures of an admission: failed and abandoned handshakes, and peers that were not admitted. Clones share their
+/// state. When the last one is dropped, a remaining summary is emitted.
 #[derive(Clone)]
 pub(crate) struct Failures(Arc<Counted>);
 
@@ -140,28 +164,28 @@ impl Failures {
         }
     }
 
-    /// Counts one more, and says whether it gets a line of its own.
+    /// Counts a failure, and returns whether it gets an event of its own.
     fn count(&self, failure: Failure) -> bool {
         let now = Instant::now();
-        let (counts, has_line) = {
+        let (counts, has_event) = {
             let mut interval = self.0.interval();
             (interval.close(now), interval.count(failure, now))
         };
         summarize(counts.as_ref());
-        has_line
+        has_event
     }
 
-    /// Says what there is to say at `now`.
-    fn look(&self, now: Instant) {
+    /// Emits the summary of an interval that has ended.
+    fn flush(&self, now: Instant) {
         let counts = self.0.interval().close(now);
         summarize(counts.as_ref());
     }
 }
 
 impl Counted {
-    // Never locked while something is logged, since that runs foreign code.
+    // Never locked while an event is emitted, since a subscriber is foreign code.
     fn interval(&self) -> MutexGuard<'_, Interval> {
-        // Nothing in there is left half done by a panic.
+        // No panic can leave the interval in an inconsistent state.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -173,7 +197,37 @@ impl Drop for Counted {
     }
 }
 
-/// Whether this side has failed, and not the peer: somebody should look at that.
+/// Logs an error of an accept loop without an `on_error` callback. Failed handshakes have been logged already.
+#[cfg(feature = "net")]
+pub(crate) fn serve_error<A: crate::transport::PeerAddr>(error: &crate::serve::ServeError<A>) {
+    use crate::serve::ServeError;
+
+    if error.handshake_error().is_some() {
+        return;
+    }
+    let ip = error.addr().and_then(A::socket_addr).map(|addr| display(addr.ip().to_canonical()));
+    match error {
+        ServeError::Accept(error) => {
+            let error: &(dyn Error + 'static) = error;
+            tracing::event!(target: TARGET, Level::WARN, { error }, "accept failed");
+        }
+        ServeError::Connection { error, .. } => {
+            let error: &(dyn Error + 'static) = &**error;
+            tracing::event!(target: TARGET, Level::INFO, { network.peer.address = ip, error }, "connection failed");
+        }
+        ServeError::Panicked { message, .. } => {
+            let message = message.escape_debug();
+            tracing::event!(
+                target: TARGET,
+                Level::ERROR,
+                { network.peer.address = ip, panic.message = %message },
+                "service panicked"
+            );
+        }
+    }
+}
+
+/// Returns whether this side is at fault, and not the peer, so that an operator should look at it.
 const fn is_own_fault(kind: HandshakeErrorKind) -> bool {
     matches!(
         kind,
@@ -183,7 +237,7 @@ const fn is_own_fault(kind: HandshakeErrorKind) -> bool {
 
 macro_rules! summary {
     ($($kind:ident $name:ident),*) => {
-        /// One line for all failures of an interval.
+        /// Emits one event for all failures of an interval.
         fn summarize(counts: Option<&Counts>) {
             let Some(counts) = counts else { return };
             let own_fault = [$(HandshakeErrorKind::$kind),*]
@@ -191,7 +245,7 @@ macro_rules! summary {
                 .any(|kind| is_own_fault(kind) && counts.of(kind.into()).is_some());
             event!(
                 own_fault,
-                // Of many connections, so in the span of none.
+                // The event is about many connections, so it must not be in the span of one.
                 parent: None,
                 {
                     challenge.failures.total = counts.total(),

@@ -1,4 +1,4 @@
-//! What `trace` has, of no size and without any effect.
+//! The interface of `trace` without the feature `tracing`: types of size zero and functions without effect.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -12,7 +12,7 @@ pub(crate) struct Span;
 pub(crate) struct Entered;
 
 impl Span {
-    #[expect(clippy::unused_self, reason = "that of `trace` does something")]
+    #[expect(clippy::unused_self, reason = "same signature as in `trace`")]
     pub(crate) const fn enter(&self) -> Entered {
         Entered
     }
@@ -20,15 +20,17 @@ impl Span {
 
 pub(super) struct Handshake;
 
-#[expect(clippy::unused_self, reason = "that of `trace` does something")]
+#[expect(clippy::unused_self, reason = "same signature as in `trace`")]
 impl Handshake {
     pub(super) const fn none() -> Self {
         Self
     }
 
-    pub(super) const fn begin(_: &'static str, _: Option<SocketAddr>, _: &Failures) -> Self {
+    pub(super) const fn begin(_: &'static str, _: &'static str, _: Option<SocketAddr>, _: &Failures) -> Self {
         Self
     }
+
+    pub(super) const fn set_peer_addr(&mut self, _: Option<SocketAddr>) {}
 
     pub(super) const fn span(&self) -> Span {
         Span
@@ -39,6 +41,7 @@ impl Handshake {
     pub(super) const fn failed(&mut self, _: &HandshakeError) {}
 }
 
+#[derive(Clone)]
 pub(crate) struct Failures;
 
 impl Failures {
@@ -46,8 +49,11 @@ impl Failures {
         Self
     }
 
-    #[expect(clippy::unused_self, reason = "that of `trace` does something")]
+    #[expect(clippy::unused_self, reason = "same signature as in `trace`")]
     pub(super) const fn not_admitted(&self, _: Option<IpAddr>, _: HandshakeErrorKind) {}
 }
+
+#[cfg(feature = "net")]
+pub(crate) const fn serve_error<A>(_: &crate::serve::ServeError<A>) {}
 
 const _: () = assert!(size_of::<Span>() == 0 && size_of::<Handshake>() == 0 && size_of::<Failures>() == 0);

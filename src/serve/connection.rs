@@ -1,65 +1,64 @@
-use std::io::{self, IoSlice};
+use std::io;
 use std::net::SocketAddr;
-use std::pin::Pin;
-use std::task::{Context, Poll};
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_util::sync::CancellationToken;
 
-use super::place::Place;
-use crate::transport::{PeerAddr, Transport, TransportInfo};
+use super::permits::Permit;
+use crate::transport::{
+    PeerAddr, SocketOptions, Transport, TransportInfo, forward_async_read, forward_async_write,
+};
 
-/// A stream as [`serve`](super::serve) accepted it: with the address that it came from, so that nobody has to ask the
-/// kernel again, and with the server's word that it is time to finish.
+/// A stream as [`serve`](super::serve) accepted it, with the peer's address and the server's shutdown signal.
 #[derive(Debug)]
 pub struct Connection<IO, A = SocketAddr> {
     io: IO,
     addr: A,
     shutdown: CancellationToken,
-    // Given back when it is dropped.
-    _place: Option<Place>,
+    // Released on drop.
+    _permit: Option<Permit>,
 }
 
 impl<IO, A> Connection<IO, A> {
-    /// A connection from `addr`, for accept loops of one's own; `shutdown` is cancelled when it is time to finish.
-    pub const fn new(io: IO, addr: A, shutdown: CancellationToken) -> Self {
-        Self { io, addr, shutdown, _place: None }
+    /// Creates a connection from `addr`, for accept loops of your own. Cancel `shutdown` to shut down.
+    pub fn new(io: IO, addr: A, shutdown: &CancellationToken) -> Self {
+        // A child, so that one session cannot shut down the others.
+        Self { io, addr, shutdown: shutdown.child_token(), _permit: None }
     }
 
-    /// It takes this place as long as it is there.
-    pub(super) fn at(self, place: Option<Place>) -> Self {
-        Self { _place: place, ..self }
+    /// Holds `permit` until the connection is dropped.
+    pub(super) fn with_permit(self, permit: Option<Permit>) -> Self {
+        Self { _permit: permit, ..self }
     }
 
-    /// Where it came from, as `accept` said.
+    /// Returns the peer's address, as `accept` returned it.
     pub fn addr(&self) -> &A {
         &self.addr
     }
 
-    /// The stream within.
+    /// Returns a reference to the stream.
     pub fn get_ref(&self) -> &IO {
         &self.io
     }
 
-    /// The stream within.
+    /// Returns a mutable reference to the stream.
     pub fn get_mut(&mut self) -> &mut IO {
         &mut self.io
     }
 
-    /// The stream within. The place that the connection takes of
-    /// [`max_connections`](super::Serve::max_connections) is given back, and a shutdown does not wait for it any more: for
-    /// TLS there is no need of this, which can be spoken over the connection as it is.
+    /// Returns the stream. It no longer counts towards [`max_connections`](super::Serve::max_connections), and a shutdown
+    /// does not wait for it. TLS does not need this: it works on a `Connection`.
     pub fn into_inner(self) -> IO {
         self.io
     }
 
-    /// Cancelled when the server shuts down.
+    /// Returns a token that is cancelled when the server shuts down. Cancelling the token itself affects no other
+    /// connection.
     pub fn shutdown_token(&self) -> &CancellationToken {
         &self.shutdown
     }
 }
 
-// Nothing but the stream is ever pinned.
+// Only the stream is ever pinned.
 impl<IO: Unpin, A> Unpin for Connection<IO, A> {}
 
 impl<IO: Transport, A: PeerAddr> Transport for Connection<IO, A> {
@@ -69,45 +68,10 @@ impl<IO: Transport, A: PeerAddr> Transport for Connection<IO, A> {
         self.io.describe(info);
     }
 
-    fn set_nodelay(&self) -> io::Result<()> {
-        self.io.set_nodelay()
+    fn set_socket_options(&self, options: &SocketOptions) -> io::Result<()> {
+        self.io.set_socket_options(options)
     }
 }
 
-#[deny(clippy::missing_trait_methods)]
-impl<IO: AsyncRead + Unpin, A> AsyncRead for Connection<IO, A> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_read(cx, buf)
-    }
-}
-
-#[deny(clippy::missing_trait_methods)]
-impl<IO: AsyncWrite + Unpin, A> AsyncWrite for Connection<IO, A> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(cx, buf)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.io.is_write_vectored()
-    }
-}
+forward_async_read!([A] Connection<IO, A>);
+forward_async_write!([A] Connection<IO, A>);

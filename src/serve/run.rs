@@ -10,155 +10,163 @@ use tokio_util::net::Listener;
 use tokio_util::sync::CancellationToken;
 use tower_service::Service;
 
+use super::callback::ErrorCallback;
 use super::listen::Listen;
-use super::place::Places;
+use super::permits::Permits;
 use super::session::{Ended, Session};
 use super::settings::Settings;
-use super::shutdown::{BoxFuture, Patience, Shutdown};
+use super::shutdown::{BoxFuture, Shutdown};
 use super::{Connection, ServeError};
+use crate::error::BoxError;
 use crate::observe;
-use crate::transport::Transport;
+use crate::transport::{PeerAddr, SocketOptions, Transport};
 
-/// After so many, those that are there get their turn, even where the kernel's queue is never empty: in a flood it is
-/// their latency that suffers. tokio's own budget would allow 128.
+/// After this many accepted connections the other tasks run, even if the kernel's queue is never empty: in a flood their
+/// latency matters most. tokio's own budget would allow 128.
 const ACCEPTS_IN_A_ROW: usize = 8;
 
-/// Serves each connection of `listener` with `service`, in a task of its own: a server, once it is awaited.
+/// Serves the connections of `listener` with `service`, each in its own task.
 ///
-/// Accept errors are survived, as are errors and panics of the service; [`Serve::on_error`] is told. `TCP_NODELAY` is
-/// set on each connection. The service is asked to be ready before the next connection is accepted, so an outer layer
-/// that is not ready leaves connections in the kernel's queue; a [`ChallengeLayer`](crate::ChallengeLayer) always is.
+/// The returned future runs the server. Accept errors, service errors and service panics do not stop it; they are
+/// reported to [`Serve::on_error`]. [`SocketOptions`] are set on each connection: by default `TCP_NODELAY` and keep-alive.
+///
+/// The service is driven to readiness before a connection is accepted, so an outer layer that is not ready leaves
+/// connections in the kernel's queue. A [`ChallengeLayer`](crate::ChallengeLayer) is always ready.
 ///
 /// See the [module](super) for an example.
 pub fn serve<L, S>(listener: L, service: S) -> Serve<L, S>
 where
-    L: Listener,
-    S: Service<Connection<L::Io, L::Addr>>,
+    L: Listener<Io: Transport + Send + 'static, Addr: PeerAddr + Clone + Send + 'static> + Send + 'static,
+    S: Service<Connection<L::Io, L::Addr>, Future: Send, Error: Into<BoxError>> + Clone + Send + 'static,
 {
-    Serve { listener, service, settings: Settings::default(), on_error: Box::new(|_| {}) }
+    Serve { listener, service, settings: Settings::default(), run: run::<L, S> }
 }
 
-/// Who is told of what went wrong.
-pub(crate) type OnError<E, A> = Box<dyn FnMut(ServeError<E, A>) + Send>;
-
-/// A server that is not running yet. Await it, or [`into_future`](IntoFuture::into_future) and spawn it.
+/// The server that [`serve`] creates. It does nothing until it is awaited; to spawn it, call
+/// [`into_future`](IntoFuture::into_future) first.
 ///
 /// # Errors
 ///
-/// It resolves to the service's own error if that fails in its `poll_ready`: it can never be called again then, and the
-/// server has shut down as after a signal. Without [`with_graceful_shutdown`](Self::with_graceful_shutdown) that is the
-/// only way in which it ends.
-///
-/// # Panics
-///
-/// With what `poll_ready` and `clone` of the service, or the error hook, panic with: they run in the accept loop. A
-/// panic in a connection's own future harms no other.
+/// The future resolves to an [`io::Error`] if `poll_ready` of the service fails, with the service's error inside, or if
+/// a setting is invalid. It does not resolve to any error of a connection.
 ///
 /// # Cancel safety
 ///
 /// Dropping the future closes the listener and aborts all connections.
-#[must_use = "a server does nothing unless you `.await` it"]
-pub struct Serve<L, S>
-where
-    L: Listener,
-    S: Service<Connection<L::Io, L::Addr>>,
-{
+///
+/// # Panics
+///
+/// Panics when polled outside a tokio runtime with the time driver enabled.
+#[must_use = "the server does nothing until it is awaited"]
+pub struct Serve<L: Listener, S> {
     listener: L,
     service: S,
-    settings: Settings,
-    on_error: OnError<S::Error, L::Addr>,
+    settings: Settings<L::Addr>,
+    // The bounds are those of `serve`, where the compiler can name the one that is not met. Here they would be repeated,
+    // with the message that this is not a future.
+    run: Run<L, S>,
 }
 
-impl<L, S> Serve<L, S>
-where
-    L: Listener,
-    S: Service<Connection<L::Io, L::Addr>>,
-{
-    /// Shuts down when `signal` is ready. The listener is closed, handshakes that are pending end at once (as
-    /// [`ShuttingDown`](crate::HandshakeErrorKind::ShuttingDown)), sessions can see that it is time
-    /// ([`Authenticated::shutdown_token`](crate::Authenticated::shutdown_token)) and go on until they end or until
-    /// [`shutdown_timeout`](Self::shutdown_timeout) has passed; then they are aborted.
-    pub fn with_graceful_shutdown(mut self, signal: impl Future<Output = ()> + Send + 'static) -> Self {
+type Run<L, S> = fn(L, S, Settings<<L as Listener>::Addr>) -> BoxFuture<io::Result<Shutdown>>;
+
+impl<L: Listener, S> Serve<L, S> {
+    /// Shuts the server down when `signal` completes.
+    ///
+    /// The listener is closed, and in-flight handshakes end at once, as
+    /// [`ShuttingDown`](crate::HandshakeErrorKind::ShuttingDown). Sessions can observe the signal through
+    /// [`Authenticated::shutdown_token`](crate::Authenticated::shutdown_token); they continue until they end or until
+    /// [`shutdown_timeout`](Self::shutdown_timeout) passes, and are then aborted. A session that blocks its thread cannot
+    /// be aborted, and the server waits for it.
+    pub fn graceful_shutdown(mut self, signal: impl Future<Output = ()> + Send + 'static) -> Self {
         self.settings.graceful_shutdown = Some(Box::pin(signal));
         self
     }
 
-    /// Ends the server at once when `signal` is ready, after the one of
-    /// [`with_graceful_shutdown`](Self::with_graceful_shutdown): what is still there is aborted. It is not polled
-    /// before the first signal has come, so that both may wait for Ctrl-C, say.
-    pub fn with_forced_shutdown(mut self, signal: impl Future<Output = ()> + Send + 'static) -> Self {
+    /// Aborts all sessions when `signal` completes during a [graceful shutdown](Self::graceful_shutdown).
+    ///
+    /// It is first polled after the graceful shutdown began, so both signals can wait for Ctrl-C: the second Ctrl-C then
+    /// aborts.
+    pub fn forced_shutdown(mut self, signal: impl Future<Output = ()> + Send + 'static) -> Self {
         self.settings.forced_shutdown = Some(Box::pin(signal));
         self
     }
 
-    /// Sets how long sessions may go on after the signal. Default: 30 seconds.
+    /// Sets how long sessions may continue after the shutdown signal. Default: 30 seconds.
     pub fn shutdown_timeout(mut self, timeout: Duration) -> Self {
         self.settings.shutdown_timeout = timeout;
         self
     }
 
-    /// Sets how many connections there may be at the same time, handshakes and sessions together. Default: no limit.
+    /// Sets how many connections may be open at the same time, handshakes and sessions together. Default: no limit.
     ///
-    /// Where there are so many, nothing is accepted: who comes waits in the kernel's queue, and is served in order when
-    /// a connection is dropped. Strangers wait in the same queue and take the same places, so it must be larger than what
-    /// [`Admission`](crate::Admission) lets be pending; the difference is what is there for sessions. A connection
-    /// counts as long as its stream is there, also where the service has handed that on.
+    /// At the limit nothing is accepted: new connections wait in the kernel's queue until one is dropped.
+    /// Unauthenticated peers wait in the same queue, so choose a larger limit than
+    /// [`max_pending`](crate::admission::AdmissionBuilder::max_pending); the difference is what remains for sessions. A
+    /// connection counts until its stream is dropped, even if the service has passed it on.
     ///
-    /// # Panics
-    ///
-    /// If it is zero.
+    /// A limit of 0 is an error when the server starts.
     pub fn max_connections(mut self, max: usize) -> Self {
-        self.settings.set_max_connections(max);
+        self.settings.max_connections = Some(max);
         self
     }
 
-    /// Takes over what has been set elsewhere.
-    pub(crate) fn with_settings(self, settings: Settings) -> Self {
+    /// Sets the options of each accepted socket. Default: [`SocketOptions::new`].
+    ///
+    /// If they cannot be set, the connection is closed and reported as [`ServeError::Connection`].
+    pub fn socket_options(mut self, options: SocketOptions) -> Self {
+        self.settings.socket_options = options;
+        self
+    }
+
+    /// Sets a callback for errors. Default: with the feature `tracing` they are logged, otherwise they are dropped.
+    ///
+    /// Failed handshakes are among them. The callback runs in a thread of its own, behind a queue of 1,024 errors: if it
+    /// panics or blocks, the server continues. Errors that find the queue full are dropped and counted in
+    /// [`Shutdown::errors_dropped`], panics in [`Shutdown::callback_panics`]. When the server stops, it waits up to a
+    /// second for the callback to handle what is queued.
+    pub fn on_error(mut self, f: impl FnMut(ServeError<L::Addr>) + Send + 'static) -> Self {
+        self.settings.on_error = ErrorCallback::new(f);
+        self
+    }
+
+    pub(crate) fn with_settings(self, settings: Settings<L::Addr>) -> Self {
         Self { settings, ..self }
-    }
-
-    /// Sets who is told of what went wrong. Called between two accepts: it must neither block nor panic.
-    pub fn on_error(mut self, f: impl FnMut(ServeError<S::Error, L::Addr>) + Send + 'static) -> Self {
-        self.on_error = Box::new(f);
-        self
     }
 }
 
-impl<L, S> IntoFuture for Serve<L, S>
-where
-    L: Listener<Io: Transport + Send + 'static, Addr: Clone + Send + 'static> + Send + 'static,
-    S: Service<Connection<L::Io, L::Addr>, Future: Send, Error: Send> + Clone + Send + 'static,
-{
-    type Output = Result<Shutdown, S::Error>;
+impl<L: Listener, S> IntoFuture for Serve<L, S> {
+    type Output = io::Result<Shutdown>;
     type IntoFuture = BoxFuture<Self::Output>;
 
     fn into_future(self) -> Self::IntoFuture {
-        let server = Server {
-            service: self.service,
-            on_error: self.on_error,
-            connections: JoinSet::new(),
-            places: self.settings.places(),
-        };
-        Box::pin(server.run(self.listener, self.settings))
+        (self.run)(self.listener, self.service, self.settings)
     }
 }
 
-impl<L, S> fmt::Debug for Serve<L, S>
+fn run<L, S>(listener: L, service: S, settings: Settings<L::Addr>) -> BoxFuture<io::Result<Shutdown>>
 where
-    L: Listener + fmt::Debug,
-    S: Service<Connection<L::Io, L::Addr>>,
+    L: Listener<Io: Transport + Send + 'static, Addr: PeerAddr + Clone + Send + 'static> + Send + 'static,
+    S: Service<Connection<L::Io, L::Addr>, Future: Send, Error: Into<BoxError>> + Clone + Send + 'static,
 {
+    Box::pin(async {
+        let permits = settings.permits()?;
+        let server = Server { service, settings, connections: JoinSet::new(), permits };
+        server.run(listener).await
+    })
+}
+
+impl<L: Listener + fmt::Debug, S> fmt::Debug for Serve<L, S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Serve").field("listener", &self.listener).finish_non_exhaustive()
     }
 }
 
-/// A server that runs.
-struct Server<S, E, A> {
+/// A running server.
+struct Server<S, A> {
     service: S,
-    on_error: OnError<E, A>,
-    connections: JoinSet<Ended<E, A>>,
-    places: Places,
+    settings: Settings<A>,
+    connections: JoinSet<Ended<A>>,
+    permits: Permits,
 }
 
 enum Event<IO, A> {
@@ -166,29 +174,35 @@ enum Event<IO, A> {
     Accepted(io::Result<(IO, A)>),
 }
 
-impl<S, E: Send + 'static, A: Clone + Send + 'static> Server<S, E, A> {
-    async fn run<L>(mut self, listener: L, mut settings: Settings) -> Result<Shutdown, E>
+impl<S, A: PeerAddr + Clone + Send + 'static> Server<S, A> {
+    async fn run<L>(mut self, listener: L) -> io::Result<Shutdown>
     where
         L: Listener<Io: Transport + Send + 'static, Addr = A>,
-        S: Service<Connection<L::Io, A>, Future: Send, Error = E> + Clone + Send + 'static,
+        S: Service<Connection<L::Io, A>, Future: Send, Error: Into<BoxError>> + Clone + Send + 'static,
     {
         let mut listener = Listen::new(listener);
         let shutdown = CancellationToken::new();
-        // Told at the signal, and where the future is dropped: some sessions may be out of reach of an abort.
-        let told = shutdown.clone().drop_guard();
+        // Cancelled at the signal, and if this future is dropped: some sessions may be out of reach of an abort.
+        let cancel_on_drop = shutdown.clone().drop_guard();
         let mut in_a_row = 0;
         let stopped = loop {
-            match poll_fn(|cx| self.poll_event(&mut listener, &mut settings.graceful_shutdown, cx)).await {
+            match poll_fn(|cx| self.poll_event(&mut listener, cx)).await {
                 Ok(Event::Accepted(accepted)) => {
                     match accepted {
                         Ok((io, addr)) => {
-                            let connection = Connection::new(io, addr, shutdown.clone());
-                            let connection = connection.at(self.places.take());
-                            self.spawn(connection);
+                            let connection = Connection::new(io, addr, &shutdown);
+                            let connection = connection.with_permit(self.permits.take());
+                            match connection.set_socket_options(&self.settings.socket_options) {
+                                Ok(()) => self.spawn(connection),
+                                Err(error) => self.settings.on_error.report(ServeError::Connection {
+                                    addr: connection.addr().clone(),
+                                    error: error.into(),
+                                }),
+                            }
                         }
                         Err(error) => {
                             observe::accept_failed(&error);
-                            (self.on_error)(ServeError::Accept(error));
+                            self.settings.on_error.report(ServeError::Accept(error));
                         }
                     }
                     in_a_row += 1;
@@ -198,91 +212,96 @@ impl<S, E: Send + 'static, A: Clone + Send + 'static> Server<S, E, A> {
                     }
                 }
                 Ok(Event::Signal) => break Ok(()),
-                Err(error) => break Err(error),
+                Err(error) => break Err(io::Error::other(error)),
             }
         };
-        // First of all nobody else comes in; then pending handshakes end, and sessions know.
+        // The listener is closed before in-flight handshakes end and sessions see the signal.
         drop(listener);
-        drop(told);
-        let shutdown = self.wind_down(settings.patience()).await;
+        drop(cancel_on_drop);
+        let shutdown = self.drain().await;
         stopped.map(|()| shutdown)
     }
 
     fn poll_event<L>(
         &mut self,
         listener: &mut Listen<L>,
-        signal: &mut Option<BoxFuture<()>>,
         cx: &mut Context<'_>,
-    ) -> Poll<Result<Event<L::Io, A>, E>>
+    ) -> Poll<Result<Event<L::Io, A>, BoxError>>
     where
         L: Listener<Io: Transport, Addr = A>,
-        S: Service<Connection<L::Io, A>, Error = E>,
+        S: Service<Connection<L::Io, A>, Error: Into<BoxError>>,
     {
+        let signal = &mut self.settings.graceful_shutdown;
         if signal.as_mut().is_some_and(|signal| signal.as_mut().poll(cx).is_ready()) {
             return Poll::Ready(Ok(Event::Signal));
         }
         while let Poll::Ready(Some(ended)) = self.connections.poll_join_next(cx) {
-            report(&mut self.on_error, ended);
+            self.settings.on_error.report_end(ended);
         }
-        ready!(self.places.poll_reserve(cx));
-        ready!(self.service.poll_ready(cx))?;
+        ready!(self.permits.poll_reserve(cx));
+        ready!(self.service.poll_ready(cx)).map_err(Into::into)?;
         listener.poll_accept(cx).map(|accepted| Ok(Event::Accepted(accepted)))
     }
 
     fn spawn<IO>(&mut self, connection: Connection<IO, A>)
     where
         IO: Send + 'static,
-        S: Service<Connection<IO, A>, Future: Send, Error = E> + Clone + Send + 'static,
+        S: Service<Connection<IO, A>, Future: Send, Error: Into<BoxError>> + Clone + Send + 'static,
     {
-        // The one that is ready is called, and its clone takes its place.
+        // The service that is ready is called, and its clone replaces it.
         let clone = self.service.clone();
         let service = std::mem::replace(&mut self.service, clone);
         let addr = connection.addr().clone();
         self.connections.spawn(Session::new(service, connection, addr));
     }
 
-    /// Waits for the connections to end, and aborts those that have not when patience is used up.
-    async fn wind_down(mut self, mut patience: Patience) -> Shutdown {
-        // Nobody is called any more, and what it holds is not held on to.
-        drop(self.service);
+    /// Waits for the connections to end, and aborts those that are left after the grace period.
+    async fn drain(self) -> Shutdown {
+        let Self { service, mut settings, mut connections, permits } = self;
+        // No longer called, and what it holds is released.
+        drop(service);
+        let mut grace_period = settings.grace_period();
         let mut shutdown = Shutdown::default();
-        let leaving = self.places.close();
+        let drain = permits.close();
         {
-            let mut gone = pin!(leaving.gone());
+            let mut drained = pin!(drain.completed());
             let mut aborting = false;
             let until_the_end = |cx: &mut Context<'_>| {
-                if !aborting && patience.poll_end(cx).is_ready() {
+                if !aborting && grace_period.poll_end(cx).is_ready() {
                     aborting = true;
-                    self.connections.abort_all();
+                    connections.abort_all();
                 }
-                while let Some(ended) = ready!(self.connections.poll_join_next(cx)) {
+                while let Some(ended) = ready!(connections.poll_join_next(cx)) {
                     shutdown.count(&ended);
-                    report(&mut self.on_error, ended);
+                    settings.on_error.report_end(ended);
                 }
-                // The streams that went elsewhere are waited for, too.
-                if aborting { Poll::Ready(()) } else { gone.as_mut().poll(cx) }
+                // Streams that were passed on are waited for, too.
+                if aborting { Poll::Ready(()) } else { drained.as_mut().poll(cx) }
             };
             poll_fn(until_the_end).await;
         }
-        shutdown.detached = leaving.len();
+        shutdown.detached = drain.len();
+        (shutdown.errors_dropped, shutdown.callback_panics) = settings.on_error.finish().await;
         shutdown
     }
 }
 
+impl<A: PeerAddr + Send + 'static> ErrorCallback<A> {
+    fn report_end(&mut self, ended: Result<Ended<A>, JoinError>) {
+        // An aborted task has nothing to report, and the task itself does not panic: see `Session`.
+        if let Ok(Err(error)) = ended {
+            self.report(error);
+        }
+    }
+}
+
 impl Shutdown {
-    fn count<E, A>(&mut self, ended: &Result<Ended<E, A>, JoinError>) {
+    fn count<A>(&mut self, ended: &Result<Ended<A>, JoinError>) {
         *match ended {
             Ok(Ok(())) => &mut self.completed,
             Ok(Err(ServeError::Panicked { .. })) => &mut self.panicked,
             Ok(Err(_)) => &mut self.failed,
             Err(_) => &mut self.aborted,
         } += 1;
-    }
-}
-
-fn report<E, A>(on_error: &mut OnError<E, A>, ended: Result<Ended<E, A>, JoinError>) {
-    // One that was aborted has nothing to tell, and the task itself does not panic: see `Session`.
-    if let Ok(Err(error)) = ended {
-        on_error(error);
     }
 }

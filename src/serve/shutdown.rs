@@ -6,36 +6,44 @@ use tokio::time::{Sleep, sleep};
 
 pub(crate) type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
-/// How a server ended: what became of the connections that were there at the signal, or had ended just before it. One whose
-/// service has completed and whose stream lives on elsewhere is counted as both.
+/// How a server stopped: what happened to the connections that were open at the shutdown signal, and to the callback for
+/// errors.
+///
+/// A connection whose service has returned while its stream lives on elsewhere is counted twice.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Shutdown {
-    /// Whose service came to its end.
+    /// Connections whose service returned `Ok`.
     pub completed: usize,
-    /// Whose service failed. With a [`ChallengeLayer`](crate::ChallengeLayer) those are among them whose handshake was
-    /// pending, which end as [`ShuttingDown`](crate::HandshakeErrorKind::ShuttingDown).
+    /// Connections whose service returned an error. With a [`ChallengeLayer`](crate::ChallengeLayer) this includes
+    /// the handshakes that were in flight and ended as [`ShuttingDown`](crate::HandshakeErrorKind::ShuttingDown).
     pub failed: usize,
-    /// Whose service panicked.
+    /// Connections whose service panicked.
     pub panicked: usize,
-    /// That were aborted at the deadline, or at the second signal.
+    /// Connections that were aborted at the deadline or at the second signal.
     pub aborted: usize,
-    /// That were still there at the end, out of reach of an abort: the service had handed their stream on.
+    /// Connections that were still open at the end and could not be aborted, because the service had passed on their
+    /// stream.
     pub detached: usize,
+    /// Errors that [`on_error`](super::Serve::on_error) did not receive, since too many were waiting for it. Counted
+    /// since the server started.
+    pub errors_dropped: usize,
+    /// Panics of the callback `on_error`. Counted since the server started.
+    pub callback_panics: usize,
 }
 
-/// How long sessions are waited for before they are aborted: until the second signal, or the deadline.
-pub(super) struct Patience {
+/// How long open sessions may continue before they are aborted: until the deadline or the second signal.
+pub(super) struct GracePeriod {
     forced: Option<BoxFuture<()>>,
     deadline: Pin<Box<Sleep>>,
 }
 
-impl Patience {
+impl GracePeriod {
     pub(super) fn new(forced: Option<BoxFuture<()>>, timeout: Duration) -> Self {
         Self { forced, deadline: Box::pin(sleep(timeout)) }
     }
 
-    /// Whether it is used up. Not to be polled again then.
+    /// Ready at the end. Not to be polled again after that.
     pub(super) fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if self.forced.as_mut().is_some_and(|signal| signal.as_mut().poll(cx).is_ready()) {
             return Poll::Ready(());

@@ -1,39 +1,53 @@
 use std::error::Error;
 use std::fmt;
 
-use crate::error::HandshakeError;
+use crate::error::{BoxError, HandshakeError, debug_as_display};
 
-/// How a connection ended without a response of the inner service.
-#[derive(Debug)]
+/// The error of [`Challenge`](super::Challenge): why a connection ended without a response of the inner service.
+///
+/// `Display` prints the inner error, and [`source`](Error::source) continues below it. If other layers have wrapped
+/// this error, [`HandshakeError::find_in`] finds the handshake's error in there.
 #[non_exhaustive]
-pub enum AcceptError<E> {
-    /// The peer did not prove itself. The inner service never heard of it.
+pub enum AcceptError {
+    /// The handshake failed: the peer did not prove itself, or its key was revoked in the meantime. The inner service
+    /// was not called.
     Handshake(HandshakeError),
-    /// The peer did, but the inner service was not ready in time, see
+    /// The peer proved itself, but the inner service did not become ready within
     /// [`ready_timeout`](super::ChallengeLayer::ready_timeout), or not before the server shut down. The connection was
     /// closed.
     NotReady,
+    /// The peer's key was revoked after the handshake. Either it waited for the inner service, which was not called, or
+    /// its session was ended, see [`end_revoked_sessions`](super::ChallengeLayer::end_revoked_sessions).
+    Revoked,
     /// The inner service failed, in its `poll_ready` or in its response.
-    Service(E),
+    Service(BoxError),
 }
 
-impl<E> fmt::Display for AcceptError<E> {
+impl AcceptError {
+    pub(super) fn service(error: impl Into<BoxError>) -> Self {
+        Self::Service(error.into())
+    }
+}
+
+impl fmt::Display for AcceptError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Handshake(error) => error.fmt(f),
             Self::NotReady => f.write_str("the service was not ready in time for an authenticated peer"),
-            Self::Service(_) => f.write_str("the service of an authenticated peer failed"),
+            Self::Revoked => f.write_str("the session ended because the key of the peer was revoked"),
+            Self::Service(error) => error.fmt(f),
         }
     }
 }
 
-impl<E: Error + 'static> Error for AcceptError<E> {
+debug_as_display!(AcceptError);
+
+impl Error for AcceptError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {
-            // Shown as itself, so its source comes next.
             Self::Handshake(error) => error.source(),
-            Self::NotReady => None,
-            Self::Service(error) => Some(error),
+            Self::NotReady | Self::Revoked => None,
+            Self::Service(error) => error.source(),
         }
     }
 }

@@ -11,42 +11,50 @@ use tower_service::Service;
 
 use super::AcceptError;
 use crate::admission::Slot;
+use crate::error::BoxError;
 use crate::handshake::Accept;
-use crate::mechanism::{Mechanism, PeerOf, Server};
+use crate::key::Revocation;
+use crate::mechanism::{Mechanism, PeerOf, ServerRole, StreamOf};
 use crate::observe::Span;
+use crate::prepare::{NoPrepare, Prepare};
+use crate::revoked_sessions::End;
 use crate::stream::Authenticated;
 use crate::time::{after, poll_timer};
+use crate::transport::Transport;
 
 pin_project! {
-    /// The response of [`Challenge`](super::Challenge): the handshake, then the inner service's response.
+    /// The response future of [`Challenge`](super::Challenge): runs the handshake, then the inner service.
     ///
     /// # Cancel safety
     ///
-    /// Dropping it ends the connection, in whichever of the two it is.
+    /// Dropping it closes the connection, during the handshake as well as during the response.
     ///
     /// # Panics
     ///
-    /// When polled outside a tokio runtime that has its timer enabled, and when polled again after it was ready.
+    /// Panics when polled outside a tokio runtime with the time driver enabled, and when polled after completion.
     #[must_use = "futures do nothing unless you `.await` or poll them"]
-    pub struct ResponseFuture<S, IO, M>
+    pub struct ResponseFuture<S, IO, M, P = NoPrepare>
     where
-        S: Service<Authenticated<IO, PeerOf<M>>>,
+        S: Service<Authenticated<StreamOf<M, P::Stream>, PeerOf<M>>>,
         M: Mechanism,
+        P: Prepare<IO, Stream: AsyncRead + AsyncWrite + Unpin>,
     {
         #[pin]
-        state: State<S, IO, M, S::Future>,
+        state: State<S, IO, M, P, StreamOf<M, P::Stream>, S::Future>,
         ready_timeout: Duration,
+        revoked_grace: Option<Duration>,
         span: Span,
     }
 
-    impl<S, IO, M> PinnedDrop for ResponseFuture<S, IO, M>
+    impl<S, IO, M, P> PinnedDrop for ResponseFuture<S, IO, M, P>
     where
-        S: Service<Authenticated<IO, PeerOf<M>>>,
+        S: Service<Authenticated<StreamOf<M, P::Stream>, PeerOf<M>>>,
         M: Mechanism,
+        P: Prepare<IO, Stream: AsyncRead + AsyncWrite + Unpin>,
     {
         fn drop(this: Pin<&mut Self>) {
             let mut this = this.project();
-            // A session that is aborted may have something to say, too.
+            // What an aborted session logs belongs to the span, too.
             let _entered = this.span.enter();
             this.state.set(State::Over);
         }
@@ -55,15 +63,15 @@ pin_project! {
 
 pin_project! {
     #[project = StateProj]
-    enum State<S, IO, M: Mechanism, F> {
+    enum State<S, IO, M: Mechanism, P: Prepare<IO>, T, F> {
         Handshaking {
             #[pin]
-            accept: Accept<IO, M>,
+            accept: Accept<IO, M, P>,
             service: Option<S>,
         },
         Waiting {
-            stream: Option<Authenticated<IO, PeerOf<M>>>,
-            // Who waits here has proven itself, but is nobody's yet.
+            stream: Option<Authenticated<T, PeerOf<M>>>,
+            // Kept until the inner service is called: an authenticated peer that waits here counts as in flight.
             slot: Option<Slot>,
             service: S,
             #[pin]
@@ -74,30 +82,39 @@ pin_project! {
         Called {
             #[pin]
             response: F,
+            // Set if the session ends when its key is revoked.
+            end: Option<Pin<Box<End>>>,
         },
-        // The stream is closed when the future is ready, not when it is dropped.
+        // The stream is closed when the future completes, not when it is dropped.
         Over,
     }
 }
 
-impl<S, IO, M> ResponseFuture<S, IO, M>
+impl<S, IO, M, P> ResponseFuture<S, IO, M, P>
 where
-    S: Service<Authenticated<IO, PeerOf<M>>>,
+    S: Service<Authenticated<StreamOf<M, P::Stream>, PeerOf<M>>>,
     M: Mechanism,
+    P: Prepare<IO, Stream: AsyncRead + AsyncWrite + Unpin>,
 {
-    pub(super) fn new(accept: Accept<IO, M>, service: S, ready_timeout: Duration) -> Self {
+    pub(super) fn new(
+        accept: Accept<IO, M, P>,
+        service: S,
+        ready_timeout: Duration,
+        revoked_grace: Option<Duration>,
+    ) -> Self {
         let span = accept.span();
-        Self { state: State::Handshaking { accept, service: Some(service) }, ready_timeout, span }
+        let state = State::Handshaking { accept, service: Some(service) };
+        Self { state, ready_timeout, revoked_grace, span }
     }
 }
 
-impl<S, IO, M> Future for ResponseFuture<S, IO, M>
+impl<S, IO, M, P> Future for ResponseFuture<S, IO, M, P>
 where
-    S: Service<Authenticated<IO, PeerOf<M>>>,
-    IO: AsyncRead + AsyncWrite + Unpin,
-    M: Mechanism<Role = Server>,
+    S: Service<Authenticated<StreamOf<M, P::Stream>, PeerOf<M>>, Error: Into<BoxError>>,
+    M: Mechanism<Role = ServerRole>,
+    P: Prepare<IO, Stream: AsyncRead + AsyncWrite + Transport + Unpin>,
 {
-    type Output = Result<S::Response, AcceptError<S::Error>>;
+    type Output = Result<S::Response, AcceptError>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
@@ -128,13 +145,21 @@ where
                             // inner service ready -> called
                             let stream = stream.take().expect("set until the service is called");
                             drop(slot.take());
-                            let response = service.call(stream);
-                            this.state.set(State::Called { response });
-                            continue;
+                            if stream.revocation().is_some_and(Revocation::is_revoked) {
+                                // Revoked while it waited for the service.
+                                Err(AcceptError::Revoked)
+                            } else {
+                                let grace = this.revoked_grace.zip(stream.revocation());
+                                let end =
+                                    grace.map(|(grace, revocation)| Box::pin(End::new(revocation, grace)));
+                                let response = service.call(stream);
+                                this.state.set(State::Called { response, end });
+                                continue;
+                            }
                         }
-                        Poll::Ready(Err(error)) => Err(AcceptError::Service(error)),
+                        Poll::Ready(Err(error)) => Err(AcceptError::service(error)),
                         Poll::Pending => {
-                            // No session begins that is to end at once.
+                            // After a shutdown no session is started: it would have to end at once.
                             if !shutdown.as_pin_mut().is_some_and(|shutdown| shutdown.poll(cx).is_ready()) {
                                 ready!(poll_timer(deadline, cx));
                             }
@@ -142,8 +167,14 @@ where
                         }
                     }
                 }
-                StateProj::Called { response } => ready!(response.poll(cx)).map_err(AcceptError::Service),
-                StateProj::Over => panic!("polled after it was ready"),
+                StateProj::Called { response, end } => match response.poll(cx) {
+                    Poll::Ready(outcome) => outcome.map_err(AcceptError::service),
+                    Poll::Pending => {
+                        ready!(end.as_mut().map_or(Poll::Pending, |end| end.as_mut().poll(cx)));
+                        Err(AcceptError::Revoked)
+                    }
+                },
+                StateProj::Over => panic!("polled after completion"),
             };
             this.state.set(State::Over);
             return Poll::Ready(outcome);
@@ -151,10 +182,11 @@ where
     }
 }
 
-impl<S, IO, M> fmt::Debug for ResponseFuture<S, IO, M>
+impl<S, IO, M, P> fmt::Debug for ResponseFuture<S, IO, M, P>
 where
-    S: Service<Authenticated<IO, PeerOf<M>>>,
+    S: Service<Authenticated<StreamOf<M, P::Stream>, PeerOf<M>>>,
     M: Mechanism,
+    P: Prepare<IO, Stream: AsyncRead + AsyncWrite + Unpin>,
 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ResponseFuture").finish_non_exhaustive()
@@ -168,7 +200,7 @@ mod tests {
     use tokio::io::DuplexStream;
 
     use super::*;
-    use crate::mechanism::one_way;
+    use crate::one_way;
 
     struct Inner;
 
@@ -178,20 +210,22 @@ mod tests {
         type Future = Ready<Result<(), ()>>;
 
         fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), ()>> {
-            unreachable!("nobody calls it")
+            unreachable!("never called")
         }
 
         fn call(&mut self, _: R) -> Self::Future {
-            unreachable!("nobody calls it")
+            unreachable!("never called")
         }
     }
 
     #[test]
-    fn who_does_not_look_pays_nothing() {
-        #[expect(dead_code, reason = "only its size counts")]
+    fn disabled_observability_is_zero_sized() {
+        #[expect(dead_code, reason = "only its size matters")]
         struct Unobserved {
-            state: State<Inner, DuplexStream, one_way::Server, Ready<Result<(), ()>>>,
+            state:
+                State<Inner, DuplexStream, one_way::Server, NoPrepare, DuplexStream, Ready<Result<(), ()>>>,
             ready_timeout: Duration,
+            revoked_grace: Option<Duration>,
         }
         assert_eq!(
             size_of::<ResponseFuture<Inner, DuplexStream, one_way::Server>>(),

@@ -7,71 +7,74 @@ use tower_service::Service;
 
 use super::{AcceptError, ResponseFuture};
 use crate::acceptor::Acceptor;
-use crate::mechanism::{Mechanism, PeerOf, Server};
+use crate::error::BoxError;
+use crate::mechanism::{Mechanism, PeerOf, ServerRole, StreamOf};
+use crate::prepare::{NoPrepare, Prepare};
 use crate::stream::Authenticated;
-use crate::transport::{AskStream, Inspect};
+use crate::transport::Transport;
 
-/// A service of fresh connections: each must prove itself before the inner service is called with it.
+/// A service of fresh connections that calls the inner service with those whose peer has proven itself.
 ///
-/// Made by [`ChallengeLayer`](super::ChallengeLayer).
-pub struct Challenge<S, M, X = AskStream> {
+/// Created by [`ChallengeLayer`](super::ChallengeLayer).
+pub struct Challenge<S, M, P = NoPrepare> {
     inner: S,
-    acceptor: Acceptor<M, X>,
+    acceptor: Acceptor<M, P>,
     ready_timeout: Duration,
 }
 
-impl<S, M, X> Challenge<S, M, X> {
-    /// Puts `acceptor` in front of `inner`; a peer that has proven itself waits up to `ready_timeout` for it.
-    pub const fn new(inner: S, acceptor: Acceptor<M, X>, ready_timeout: Duration) -> Self {
+impl<S, M, P> Challenge<S, M, P> {
+    pub(super) const fn new(inner: S, acceptor: Acceptor<M, P>, ready_timeout: Duration) -> Self {
         Self { inner, acceptor, ready_timeout }
     }
 
-    /// The inner service.
-    pub fn get_ref(&self) -> &S {
+    /// Returns a reference to the inner service.
+    pub const fn get_ref(&self) -> &S {
         &self.inner
     }
 
-    /// The inner service.
-    pub fn get_mut(&mut self) -> &mut S {
+    /// Returns a mutable reference to the inner service.
+    pub const fn get_mut(&mut self) -> &mut S {
         &mut self.inner
     }
 
-    /// The inner service.
+    /// Returns the inner service.
     pub fn into_inner(self) -> S {
         self.inner
     }
 }
 
-impl<S, IO, M, X> Service<IO> for Challenge<S, M, X>
+impl<S, IO, M, P> Service<IO> for Challenge<S, M, P>
 where
-    S: Service<Authenticated<IO, PeerOf<M>>> + Clone,
-    IO: AsyncRead + AsyncWrite + Unpin,
-    M: Mechanism<Role = Server>,
-    X: Inspect<IO>,
+    S: Service<Authenticated<StreamOf<M, P::Stream>, PeerOf<M>>, Error: Into<BoxError>> + Clone,
+    IO: Transport,
+    P: Prepare<IO, Stream: AsyncRead + AsyncWrite + Transport + Unpin>,
+    M: Mechanism<Role = ServerRole>,
 {
     type Response = S::Response;
-    type Error = AcceptError<S::Error>;
-    type Future = ResponseFuture<S, IO, M>;
+    type Error = AcceptError;
+    type Future = ResponseFuture<S, IO, M, P>;
 
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        // The inner service is not asked, and nothing of it is reserved: whoever connects and stalls would hold what
-        // was reserved for as long as a handshake may take. It is driven to readiness when the peer has proven itself.
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), AcceptError>> {
+        // Always ready, and reserves nothing of the inner service: an unauthenticated peer that stalls would hold the
+        // reservation for as long as a handshake may take. The inner service is driven to readiness afterwards.
         Poll::Ready(Ok(()))
     }
 
     fn call(&mut self, io: IO) -> Self::Future {
-        // A clone is as good as the original here, since nobody has made the original ready.
-        ResponseFuture::new(self.acceptor.accept(io), self.inner.clone(), self.ready_timeout)
+        // A clone will do, since the original has not been driven to readiness.
+        let accept = self.acceptor.accept(io);
+        let revoked_grace = self.acceptor.revoked_grace();
+        ResponseFuture::new(accept, self.inner.clone(), self.ready_timeout, revoked_grace)
     }
 }
 
-impl<S: Clone, M, X: Clone> Clone for Challenge<S, M, X> {
+impl<S: Clone, M, P: Clone> Clone for Challenge<S, M, P> {
     fn clone(&self) -> Self {
         Self { inner: self.inner.clone(), acceptor: self.acceptor.clone(), ready_timeout: self.ready_timeout }
     }
 }
 
-impl<S: fmt::Debug, M: fmt::Debug, X> fmt::Debug for Challenge<S, M, X> {
+impl<S: fmt::Debug, M: fmt::Debug, P> fmt::Debug for Challenge<S, M, P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Challenge")
             .field("inner", &self.inner)

@@ -2,35 +2,39 @@ use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
 
-/// What names the channel underneath a stream, the same on both of its ends and different for any other channel.
+use crate::error::debug_as_display;
+
+/// A name for the channel that carries a stream. It is the same at both ends, and different for any other channel.
 ///
-/// A mechanism that takes it into what it signs, as `mutual` does, can't be relayed: a man in the middle of two TLS
-/// sessions has two channels, and each side signs its own.
+/// A mechanism whose proofs cover the channel binding, such as `mutual`, cannot be relayed: a man in the middle of
+/// two TLS connections has two channels, and each side's proof covers its own.
 ///
-/// It is no secret to its two ends, and of no use to others; `Debug` shows its kind alone. Cheap to clone.
+/// `Debug` prints the kind only. Cheap to clone.
 #[derive(Clone, PartialEq, Eq)]
 pub struct ChannelBinding {
     kind: &'static str,
     data: Arc<[u8]>,
 }
 
-/// A channel binding that is none: of no bytes, or of more than 65,535.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// The error of [`ChannelBinding::new`]: the kind or the data has 0 or more than 65,535 bytes.
+#[derive(Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ChannelBindingError;
+
+debug_as_display!(ChannelBindingError);
 
 impl ChannelBinding {
     const MAX_LEN: usize = u16::MAX as usize;
 
-    /// The kind of RFC 9266: keying material that TLS exports.
+    /// The kind that RFC 9266 defines: keying material that TLS exports.
     pub const TLS_EXPORTER: &'static str = "tls-exporter";
 
-    /// A binding of this kind (as registered with IANA, [`TLS_EXPORTER`](Self::TLS_EXPORTER) say), with these bytes.
+    /// Creates a channel binding of this kind, as registered with IANA, e.g. [`TLS_EXPORTER`](Self::TLS_EXPORTER).
     ///
     /// # Errors
     ///
-    /// [`ChannelBindingError`] if the kind or the data are empty: that is no binding, and must not pass for one. Nor
-    /// may they have more than 65,535 bytes.
+    /// Returns a [`ChannelBindingError`] if the kind or the data is empty, since it would then bind to nothing, or
+    /// has more than 65,535 bytes.
     pub fn new(kind: &'static str, data: impl AsRef<[u8]>) -> Result<Self, ChannelBindingError> {
         let data = data.as_ref();
         if [kind.len(), data.len()].iter().any(|len| !(1..=Self::MAX_LEN).contains(len)) {
@@ -39,13 +43,13 @@ impl ChannelBinding {
         Ok(Self { kind, data: data.into() })
     }
 
-    /// What kind of binding it is.
+    /// Returns the kind of channel binding.
     #[must_use]
     pub fn kind(&self) -> &'static str {
         self.kind
     }
 
-    /// The bytes that name the channel. Never empty.
+    /// Returns the bytes that name the channel. They are never empty.
     #[must_use]
     pub fn data(&self) -> &[u8] {
         &self.data
@@ -60,7 +64,7 @@ impl fmt::Debug for ChannelBinding {
 
 impl fmt::Display for ChannelBindingError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a channel binding has a kind and data, of 1 to 65,535 bytes each")
+        f.write_str("the kind and the data of a channel binding must have 1 to 65,535 bytes each")
     }
 }
 

@@ -1,9 +1,17 @@
-//! What surrounds a stream: what it can say of itself beyond its bytes.
+//! Transport metadata: the peer's address, the channel binding and the shutdown signal of a stream.
+//!
+//! A handshake needs more than the bytes of its stream. [`Transport`] is how a stream reports the rest: tokio's streams
+//! and the wrappers of this crate implement it, and for a type of your own that has nothing to report,
+//! `impl Transport for MyStream {}` is enough. [`WithInfo`] adds metadata to any other stream.
 
 mod binding;
+mod forward;
 mod peer_addr;
+mod read_ahead;
 #[cfg(feature = "rustls")]
 mod rustls;
+mod socket_options;
+mod with_info;
 
 use std::io;
 use std::net::SocketAddr;
@@ -13,31 +21,35 @@ use tokio_util::either::Either;
 use tokio_util::sync::CancellationToken;
 
 pub use self::binding::{ChannelBinding, ChannelBindingError};
+pub(crate) use self::forward::{forward_async_read, forward_async_write};
 pub use self::peer_addr::PeerAddr;
+pub(crate) use self::read_ahead::ReadAhead;
+pub use self::socket_options::SocketOptions;
+pub use self::with_info::WithInfo;
 
-/// What is known about a stream, from the stream itself ([`Transport`]) or from a function that looks at it.
+/// What is known about a stream beyond its bytes.
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct TransportInfo {
-    /// Cancelled when it is time to finish: a handshake that is pending then ends at once, and a session can see it
+    /// Cancelled when the server shuts down. An in-flight handshake then ends at once, and a session can observe it
     /// through [`Authenticated::shutdown_token`](crate::Authenticated::shutdown_token).
     pub shutdown: Option<CancellationToken>,
-    /// Where the peer is: its source, as far as [admission](crate::admission) goes. What it says of itself proves nothing, but
-    /// over TCP it must at least be able to answer from there.
+    /// The peer's address, which [admission control](crate::admission) uses as its source. It proves nothing, but a
+    /// TCP peer must at least be able to receive packets there.
     pub peer_addr: Option<SocketAddr>,
-    /// What channel the stream is, if it can say: a TLS stream can, a socket can't.
+    /// The identity of the channel, which TLS streams have and plain sockets do not.
     pub channel_binding: Option<ChannelBinding>,
 }
 
 impl TransportInfo {
-    /// Nothing is known.
+    /// Creates an empty `TransportInfo`.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// What a stream says of itself.
-    pub fn of<T: Transport + ?Sized>(stream: &T) -> Self {
+    /// Creates a `TransportInfo` with what `stream` reports.
+    pub fn from_stream<T: Transport + ?Sized>(stream: &T) -> Self {
         let mut info = Self::new();
         stream.describe(&mut info);
         info
@@ -65,53 +77,30 @@ impl TransportInfo {
     }
 }
 
-/// A stream that can say what surrounds it.
+/// A stream that reports its transport metadata.
 ///
-/// Implemented for tokio's own streams and for what this crate wraps around them. For a type of your own that has
-/// nothing to say, `impl Transport for MyStream {}` is all; a wrapper should pass the question on. For a type of
-/// somebody else's, [`Acceptor::inspect`](crate::Acceptor::inspect) takes a function instead.
+/// Implemented for tokio's streams and for the wrappers of this crate. A wrapper of your own should report what it
+/// knows and then forward to the stream within, as the default methods report nothing.
 #[diagnostic::on_unimplemented(
-    message = "`{Self}` does not say what surrounds it",
-    label = "not a `Transport`",
-    note = "for a type of your own: `impl Transport for {Self} {{}}`",
-    note = "for any other: `.inspect(|_io: &{Self}| TransportInfo::new())` on the layer, acceptor or connector"
+    message = "`{Self}` does not implement `Transport`",
+    label = "this stream does not report transport metadata",
+    note = "if the type is yours: implement `Transport`; if it wraps another stream, forward `describe` to that",
+    note = "if not: wrap it in `tower_challenge::transport::WithInfo`, with what is known about the peer"
 )]
 pub trait Transport {
-    /// Adds what this stream knows and is not known yet. Nothing, by default.
+    /// Adds to `info` what this stream knows and what is not known yet. The default adds nothing.
     ///
-    /// A wrapper adds what it knows itself, then passes the question on: what is nearer to the application counts, and
-    /// a socket is not asked for an address that `accept` has told.
+    /// A wrapper adds what it knows and then calls the stream within. In this way the outermost value counts, and a
+    /// socket is not asked for an address that `accept` has returned already.
     fn describe(&self, _info: &mut TransportInfo) {}
 
-    /// Sets `TCP_NODELAY`, where there is such a thing; `serve` does so for each connection.
+    /// Sets options of the socket, if the stream has one. `serve` does so for each connection. The default does nothing.
     ///
     /// # Errors
     ///
-    /// Those of the socket. The connection is unusable then, or nearly so.
-    fn set_nodelay(&self) -> io::Result<()> {
+    /// Returns the error of the socket.
+    fn set_socket_options(&self, _options: &SocketOptions) -> io::Result<()> {
         Ok(())
-    }
-}
-
-/// How a layer learns what surrounds a stream: [`AskStream`], or any function of the stream.
-pub trait Inspect<IO> {
-    /// What is known about `io`.
-    fn inspect(&self, io: &IO) -> TransportInfo;
-}
-
-/// The default [`Inspect`]: the stream is a [`Transport`] and says it itself.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct AskStream;
-
-impl<IO: Transport> Inspect<IO> for AskStream {
-    fn inspect(&self, io: &IO) -> TransportInfo {
-        TransportInfo::of(io)
-    }
-}
-
-impl<IO, F: Fn(&IO) -> TransportInfo> Inspect<IO> for F {
-    fn inspect(&self, io: &IO) -> TransportInfo {
-        self(io)
     }
 }
 
@@ -124,8 +113,8 @@ impl Transport for tokio::net::TcpStream {
         info.peer_addr = info.peer_addr.or_else(|| self.peer_addr().ok());
     }
 
-    fn set_nodelay(&self) -> io::Result<()> {
-        Self::set_nodelay(self, true)
+    fn set_socket_options(&self, options: &SocketOptions) -> io::Result<()> {
+        options.apply(self)
     }
 }
 
@@ -137,8 +126,8 @@ impl<T: Transport + ?Sized> Transport for &mut T {
         (**self).describe(info);
     }
 
-    fn set_nodelay(&self) -> io::Result<()> {
-        (**self).set_nodelay()
+    fn set_socket_options(&self, options: &SocketOptions) -> io::Result<()> {
+        (**self).set_socket_options(options)
     }
 }
 
@@ -147,8 +136,8 @@ impl<T: Transport + ?Sized> Transport for Box<T> {
         (**self).describe(info);
     }
 
-    fn set_nodelay(&self) -> io::Result<()> {
-        (**self).set_nodelay()
+    fn set_socket_options(&self, options: &SocketOptions) -> io::Result<()> {
+        (**self).set_socket_options(options)
     }
 }
 
@@ -157,8 +146,8 @@ impl<T: Transport + AsyncRead + AsyncWrite> Transport for BufStream<T> {
         self.get_ref().describe(info);
     }
 
-    fn set_nodelay(&self) -> io::Result<()> {
-        self.get_ref().set_nodelay()
+    fn set_socket_options(&self, options: &SocketOptions) -> io::Result<()> {
+        self.get_ref().set_socket_options(options)
     }
 }
 
@@ -170,10 +159,10 @@ impl<L: Transport, R: Transport> Transport for Either<L, R> {
         }
     }
 
-    fn set_nodelay(&self) -> io::Result<()> {
+    fn set_socket_options(&self, options: &SocketOptions) -> io::Result<()> {
         match self {
-            Self::Left(left) => left.set_nodelay(),
-            Self::Right(right) => right.set_nodelay(),
+            Self::Left(left) => left.set_socket_options(options),
+            Self::Right(right) => right.set_socket_options(options),
         }
     }
 }
@@ -193,7 +182,7 @@ mod tests {
                 .peer_addr(([192, 0, 2, 1], 7).into());
         }
 
-        fn set_nodelay(&self) -> io::Result<()> {
+        fn set_socket_options(&self, _: &SocketOptions) -> io::Result<()> {
             Err(io::ErrorKind::Unsupported.into())
         }
     }
@@ -236,11 +225,11 @@ mod tests {
     #[test]
     fn wrappers_pass_it_on() {
         fn passes(stream: &impl Transport) {
-            let info = TransportInfo::of(stream);
+            let info = TransportInfo::from_stream(stream);
             assert_eq!(info.channel_binding.expect("passed on").data(), b"data");
             assert!(info.shutdown.is_some());
             assert_eq!(info.peer_addr, Some(([192, 0, 2, 1], 7).into()));
-            assert!(stream.set_nodelay().is_err());
+            assert!(stream.set_socket_options(&SocketOptions::new()).is_err());
         }
         passes(&&mut Knows);
         passes(&Box::new(Knows));
@@ -249,7 +238,9 @@ mod tests {
         passes(&Either::<Knows, DuplexStream>::Left(Knows));
         passes(&Either::<DuplexStream, Knows>::Right(Knows));
         passes(&crate::Authenticated::without_handshake(Knows, ()));
+        let info = TransportInfo::from_stream(&WithInfo::new((), TransportInfo::from_stream(&Knows)));
+        assert!(info.channel_binding.is_some() && info.shutdown.is_some() && info.peer_addr.is_some());
         #[cfg(feature = "net")]
-        passes(&crate::Connection::new(Knows, (), CancellationToken::new()));
+        passes(&crate::Connection::new(Knows, (), &CancellationToken::new()));
     }
 }

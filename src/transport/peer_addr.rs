@@ -1,19 +1,27 @@
 use std::net::{SocketAddr, SocketAddrV4, SocketAddrV6};
 
-/// An address as a listener's `accept` returns it.
+/// The address type of a listener: tells the IP address and port, if it has one.
 ///
-/// For a `Connection` from a listener whose addresses are of somebody else's type,
-/// [`Acceptor::inspect`](crate::Acceptor::inspect) says what is known instead.
+/// [Admission control](crate::admission) limits sources by that address.
 #[diagnostic::on_unimplemented(
-    message = "`{Self}` does not say whether it is an IP address",
-    label = "not a `PeerAddr`",
-    note = "for an address of your own without one: `impl PeerAddr for {Self} {{}}`",
-    note = "for any other: `.inspect(|_io: &Connection<_, {Self}>| TransportInfo::new())` on the layer or acceptor"
+    message = "`{Self}` does not implement `PeerAddr`",
+    label = "this address type does not tell its IP address",
+    note = "if the type is yours and has no IP address: `impl tower_challenge::transport::PeerAddr for {Self} {{}}`",
+    note = "for any other type: let the listener return a `SocketAddr`, or `()` if there is none"
 )]
 pub trait PeerAddr {
-    /// The address in the sense of IP, if it is one. `None` by default.
+    /// Returns the IP address and port. The default is `None`.
     fn socket_addr(&self) -> Option<SocketAddr> {
         None
+    }
+
+    /// Returns this address after a load balancer reported `addr` as that of the client. The default keeps it.
+    #[must_use]
+    fn with_socket_addr(self, _addr: SocketAddr) -> Self
+    where
+        Self: Sized,
+    {
+        self
     }
 }
 
@@ -21,11 +29,19 @@ impl PeerAddr for SocketAddr {
     fn socket_addr(&self) -> Option<SocketAddr> {
         Some(*self)
     }
+
+    fn with_socket_addr(self, addr: SocketAddr) -> Self {
+        addr
+    }
 }
 
 impl PeerAddr for SocketAddrV4 {
     fn socket_addr(&self) -> Option<SocketAddr> {
         Some((*self).into())
+    }
+
+    fn with_socket_addr(self, addr: SocketAddr) -> Self {
+        if let SocketAddr::V4(addr) = addr { addr } else { self }
     }
 }
 
@@ -33,9 +49,13 @@ impl PeerAddr for SocketAddrV6 {
     fn socket_addr(&self) -> Option<SocketAddr> {
         Some((*self).into())
     }
+
+    fn with_socket_addr(self, addr: SocketAddr) -> Self {
+        if let SocketAddr::V6(addr) = addr { addr } else { self }
+    }
 }
 
-/// Of a listener that has nothing to say.
+/// For listeners without addresses.
 impl PeerAddr for () {}
 
 #[cfg(all(feature = "net", unix))]

@@ -1,21 +1,22 @@
-//! The channel binding of RFC 9266, `tls-exporter`, for the streams of tokio-rustls.
+//! The channel binding `tls-exporter` (RFC 9266) for the streams of tokio-rustls.
 
 use std::io;
 
 use tokio_rustls::rustls::{ConnectionCommon, ProtocolVersion, SideData};
 use tokio_rustls::{TlsStream, client, server};
 
-use super::{ChannelBinding, Transport, TransportInfo};
+use super::{ChannelBinding, SocketOptions, Transport, TransportInfo};
 
-/// RFC 9266, section 2.
+/// The label of the exporter (RFC 9266, section 2).
 const LABEL: &[u8] = b"EXPORTER-Channel-Binding";
 const LEN: usize = 32;
 
 impl ChannelBinding {
-    /// The `tls-exporter` of a rustls connection, for streams that are no [`Transport`] of themselves.
+    /// Returns the channel binding `tls-exporter` of a rustls connection, for TLS streams that do not implement
+    /// [`Transport`].
     ///
-    /// None under TLS 1.2, where the exporter is unique only with the extended master secret (RFC 9266, section 3),
-    /// and none before the TLS handshake is over.
+    /// Returns `None` before the TLS handshake has completed, and for TLS 1.2, whose exporter is unique only with the
+    /// extended master secret (RFC 9266, section 3).
     pub fn tls_exporter<D: SideData>(connection: &ConnectionCommon<D>) -> Option<Self> {
         if connection.protocol_version()? != ProtocolVersion::TLSv1_3 {
             return None;
@@ -27,7 +28,7 @@ impl ChannelBinding {
 
 macro_rules! transport {
     ($($stream:ty),*) => {$(
-        /// With the channel binding `tls-exporter` under TLS 1.3, and what the stream underneath says of itself.
+        /// Reports the channel binding `tls-exporter` of TLS 1.3, and what the inner stream reports.
         impl<IO: Transport> Transport for $stream {
             fn describe(&self, info: &mut TransportInfo) {
                 let (io, connection) = self.get_ref();
@@ -36,8 +37,8 @@ macro_rules! transport {
                 io.describe(info);
             }
 
-            fn set_nodelay(&self) -> io::Result<()> {
-                self.get_ref().0.set_nodelay()
+            fn set_socket_options(&self, options: &SocketOptions) -> io::Result<()> {
+                self.get_ref().0.set_socket_options(options)
             }
         }
     )*};
@@ -45,7 +46,7 @@ macro_rules! transport {
 
 transport!(client::TlsStream<IO>, server::TlsStream<IO>);
 
-/// That of the side it is.
+/// Reports what the stream of its side reports.
 impl<IO: Transport> Transport for TlsStream<IO> {
     fn describe(&self, info: &mut TransportInfo) {
         match self {
@@ -54,7 +55,7 @@ impl<IO: Transport> Transport for TlsStream<IO> {
         }
     }
 
-    fn set_nodelay(&self) -> io::Result<()> {
-        self.get_ref().0.set_nodelay()
+    fn set_socket_options(&self, options: &SocketOptions) -> io::Result<()> {
+        self.get_ref().0.set_socket_options(options)
     }
 }

@@ -1,5 +1,5 @@
-//! What several tests share.
-#![allow(dead_code, unreachable_pub, reason = "each test uses its part")]
+//! Helpers shared by several tests.
+#![allow(dead_code, unreachable_pub, reason = "each test binary uses a part of it")]
 
 use std::io;
 use std::pin::{Pin, pin};
@@ -9,22 +9,25 @@ use std::task::{Context, Poll, Waker};
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use md5::Md5;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
-use tower_challenge::{Acceptor, Connector, Key, KeyEntry, KeyRing, Transport, one_way};
+use tower_challenge::{Acceptor, Connector, Key, KeyEntry, Transport, one_way};
 
+/// The accepting verdict of the classic wire, "authentication succeeded".
 pub const ACCEPTED: &str = "验证成功";
+/// The refusing verdict of the classic wire, "authentication failed".
 pub const REFUSED: &str = "验证失败";
 
-pub type Ring = KeyRing<one_way::PreparedKey>;
+pub type Ring = one_way::KeyRing;
 
 pub fn key(text: &str) -> Key {
     Key::new(text).unwrap()
 }
 
-/// A ring in which each key is its id.
+/// Creates a ring in which the id of each key is its text.
 pub fn ring(keys: &[&str]) -> Ring {
-    KeyRing::new(entries(keys)).unwrap()
+    Ring::new(entries(keys)).unwrap()
 }
 
+/// Creates entries in which the id of each key is its text.
 pub fn entries(keys: &[&str]) -> Vec<KeyEntry> {
     keys.iter().map(|text| KeyEntry::new(*text, key(text)).unwrap()).collect()
 }
@@ -37,12 +40,12 @@ pub fn connector(text: &str) -> Connector<one_way::Client> {
     Connector::new(one_way::Client::new(&key(text)))
 }
 
-/// HMAC-MD5, made without the crate under test.
+/// Computes an HMAC-MD5 without the crate under test.
 pub fn hmac_md5(key: &[u8], nonce: &[u8]) -> [u8; 16] {
     Hmac::<Md5>::new_from_slice(key).unwrap().chain_update(nonce).finalize().into_bytes().into()
 }
 
-/// The client's part of the classic wire by hand: reads the challenge and answers it.
+/// Plays the client of the classic wire by hand: reads the challenge and answers it.
 pub async fn answer_by_hand<IO: AsyncRead + AsyncWrite + Unpin>(io: &mut IO, key: &str) {
     let nonce = read_array::<32>(io).await;
     io.write_all(&hmac_md5(key.as_bytes(), &nonce)).await.unwrap();
@@ -58,7 +61,7 @@ pub async fn read_verdict(io: &mut (impl AsyncRead + Unpin)) -> String {
     String::from_utf8(read_array::<12>(io).await.to_vec()).unwrap()
 }
 
-/// Polls the two in turn, so many times together, and drops both. Whether they were done.
+/// Polls the two futures in turn, `polls` times in total, and drops both. Returns whether both had completed.
 pub fn polled_in_turn(first: impl Future, second: impl Future, polls: usize) -> bool {
     let (mut first, mut second) = (pin!(first), pin!(second));
     let cx = &mut Context::from_waker(Waker::noop());
@@ -73,7 +76,7 @@ pub fn polled_in_turn(first: impl Future, second: impl Future, polls: usize) -> 
     first_done && second_done
 }
 
-/// A stream that lets a test see that it has been dropped: the count of `alive` goes down.
+/// A stream that lets a test observe when it is dropped: the strong count of `alive` decreases.
 #[derive(Debug)]
 pub struct Watched<IO> {
     pub io: IO,
