@@ -14,7 +14,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::net::Listener;
-use tower::{ServiceBuilder, service_fn};
+use tower::ServiceBuilder;
 use tower_challenge::serve::ServeError;
 use tower_challenge::transport::SocketOptions;
 use tower_challenge::{ChallengeLayer, Connection, Incoming, Transport, one_way, serve};
@@ -64,7 +64,7 @@ mod linux {
     async fn serve_sets_the_options_of_each_connection() {
         for (options, expected) in cases() {
             let (report, mut reports) = mpsc::unbounded_channel();
-            let service = service_fn(move |connection: Connection<TcpStream>| {
+            let service = tower::service_fn(move |connection: Connection<TcpStream>| {
                 report.send(found(connection.get_ref())).unwrap();
                 async { Ok::<_, io::Error>(()) }
             });

@@ -20,6 +20,7 @@ fn replace(path: &Path, content: &str) {
     std::fs::rename(&new, path).unwrap();
 }
 
+#[cfg_attr(not(unix), expect(unused_variables, reason = "there are no permission bits"))]
 fn private(path: &Path) {
     #[cfg(unix)]
     {
