@@ -153,6 +153,11 @@ impl<IO, P> Authenticated<IO, P> {
         self.guard.as_mut().map_or(Ok(()), |guard| guard.check_write(cx))
     }
 
+    /// Returns the application data that arrived with the handshake and that is read first.
+    pub fn read_ahead(&self) -> &[u8] {
+        self.io.bytes()
+    }
+
     /// Returns a reference to the inner stream. Reading from it skips the bytes that were read ahead.
     pub fn get_ref(&self) -> &IO {
         &self.io.io

@@ -14,6 +14,7 @@ fn inline_drawings_match_the_svg_files() {
     for (name, title) in [
         ("stack", "the stack"),
         ("mutual", "mutual"),
+        ("noise", "noise"),
         ("multiprocessing", "multiprocessing"),
         ("one_way", "one_way"),
     ] {

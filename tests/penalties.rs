@@ -687,3 +687,38 @@ async fn throttled_source_costs_no_handshake() {
     // A rejected connection adds nothing.
     assert_throttled_for(&admission, 5 * SECOND).await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn throttled_sources_are_reported_once_and_taken_from_others() {
+    let penalties = Penalties::new().threshold(Duration::ZERO).max(Duration::from_secs(60));
+    let admission = |penalties| {
+        Admission::builder().exempt("192.0.2.128/25".parse().unwrap()).penalties(penalties).build().unwrap()
+    };
+    let (first, second) = (admission(penalties.clone()), admission(penalties.max_sources(2)));
+    let ip = |last: u8| Some(std::net::IpAddr::from([192, 0, 2, last]));
+    assert!(first.take_throttled().is_empty());
+    first.admit(ip(1)).unwrap().failed(Refused);
+    let reported = first.take_throttled();
+    assert_eq!(reported.len(), 1);
+    assert!(first.take_throttled().is_empty());
+
+    // An hour is more than the second server's maximum.
+    assert!(second.throttle(reported[0].source, Duration::from_secs(3600)));
+    assert_eq!(second.admit(ip(1)).unwrap_err().kind(), Throttled);
+    assert!(second.take_throttled().is_empty(), "not reported again");
+    advance(Duration::from_secs(61)).await;
+    second.admit(ip(1)).unwrap().release();
+
+    for refused in ["192.0.2.200/32", "192.0.2.0/24", "0.0.0.0/0", "2001:db8::/32", "2001:db8::1/128"] {
+        assert!(!second.throttle(refused.parse().unwrap(), Duration::from_secs(1)), "{refused}");
+    }
+    assert!(!Admission::default().throttle("192.0.2.1/32".parse().unwrap(), Duration::from_secs(1)));
+
+    // As many as the limit, and without displacing this server's own.
+    second.admit(ip(9)).unwrap().failed(Refused);
+    let source = |last: u8| format!("192.0.2.{last}/32").parse().unwrap();
+    let taken = (10..100).filter(|last| second.throttle(source(*last), Duration::from_secs(60)));
+    assert_eq!(taken.count(), 2);
+    assert_eq!(second.throttled(), 3);
+    assert_eq!(second.admit(ip(9)).unwrap_err().kind(), Throttled);
+}

@@ -201,7 +201,7 @@ impl Secrets {
         self.add_hmac::<Md5>(name, key, 64, 16);
     }
 
-    #[cfg(any(feature = "mutual", feature = "multiprocessing"))]
+    #[cfg(any(feature = "mutual", feature = "multiprocessing", feature = "noise"))]
     fn add_sha256(&mut self, name: &str, key: &[u8]) {
         self.add_hmac::<sha2::Sha256>(name, key, 64, 32);
     }
@@ -221,7 +221,7 @@ impl Secrets {
     }
 }
 
-#[cfg(any(feature = "mutual", feature = "multiprocessing"))]
+#[cfg(any(feature = "mutual", feature = "multiprocessing", feature = "noise"))]
 fn hmac_sha256(key: &[u8], message: &[u8]) -> [u8; 32] {
     use hmac::{KeyInit as _, Mac as _};
 
@@ -661,59 +661,108 @@ mod multiprocessing {
 
 #[cfg(feature = "noise")]
 mod noise {
+    use aws_lc_rs::aead::{AES_256_GCM, Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
     use aws_lc_rs::agreement::{self, PrivateKey, UnparsedPublicKey, X25519};
-    use tower_challenge::noise::{Audience, Client, KeyRing, Server};
+    use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, duplex};
+    use tower_challenge::noise::{Audience, Client, KeyRing, Server, Suite};
 
     use super::*;
 
     const PROTOCOL: &[u8] = b"tower-challenge noise v1";
     /// What the seeds of the ephemeral keys are made of, with the key.
     const SEEDS: [(&str, u8); 2] = [("server's ephemeral key", 0x31), ("client's ephemeral key", 0x52)];
+    /// A direction is rekeyed after so many records.
+    const REKEY_EVERY: usize = 1 << 20;
 
-    fn hmac(key: &[u8], message: &[u8]) -> [u8; 32] {
-        use hmac::{KeyInit as _, Mac as _};
-
-        let mac = hmac::Hmac::<sha2::Sha256>::new_from_slice(key).unwrap();
-        mac.chain_update(message).finalize().into_bytes().into()
-    }
-
-    fn secrets(key: &[u8], secrets: &mut Secrets) {
-        let prk = hmac(PROTOCOL, key);
-        secrets.add("pseudorandom key", &prk);
-        let psk = hmac(&prk, &[&b"psk"[..], &[1]].concat());
+    /// All that is computed with the key in a session of this suite.
+    fn secrets_of(suite: Suite, key: &[u8], secrets: &mut Secrets) {
+        let name: [u8; 32] = match suite {
+            Suite::Aes256Gcm => *b"Noise_NNpsk0_25519_AESGCM_SHA256",
+            _ => <sha2::Sha256 as sha2::Digest>::digest(b"Noise_NNpsk0_25519_ChaChaPoly_SHA256").into(),
+        };
+        let prk = hmac_sha256(PROTOCOL, key);
+        secrets.add_sha256("pseudorandom key", &prk);
+        let psk = hmac_sha256(&prk, &[&b"psk"[..], &[1]].concat());
         secrets.add("psk", &psk);
-        let temp = hmac(b"Noise_NNpsk0_25519_AESGCM_SHA256", &psk);
-        secrets.add("temporary key of the psk", &temp);
-        secrets.add("chaining key of the psk", &hmac(&temp, &[1]));
+        let temp = hmac_sha256(&name, &psk);
+        secrets.add_sha256("temporary key of the psk", &temp);
+        let mut chaining_key = hmac_sha256(&temp, &[1]);
+        secrets.add_sha256("chaining key of the psk", &chaining_key);
         let [server, client] = SEEDS.map(|(name, mask)| {
-            let seed: Vec<u8> = key.iter().map(|byte| byte ^ mask).collect();
+            let mut seed: Vec<u8> = key.iter().map(|byte| byte ^ mask).collect();
             secrets.add(name, &seed);
-            PrivateKey::from_private_key(&X25519, &seed).unwrap()
+            let private = PrivateKey::from_private_key(&X25519, &seed).unwrap();
+            // As X25519 computes with it (RFC 7748, section 5).
+            seed[0] &= 0b1111_1000;
+            seed[31] = seed[31] & 0b0111_1111 | 0b0100_0000;
+            secrets.add(name, &seed);
+            private
         });
         let [server_public, client_public] =
             [&server, &client].map(|key| key.compute_public_key().unwrap().as_ref().to_vec());
         let peer = UnparsedPublicKey::new(&X25519, &client_public);
         let shared = agreement::agree(&server, peer, (), |shared| Ok(shared.to_vec())).unwrap();
         secrets.add("shared secret", &shared);
-        let mut chaining_key = hmac(&temp, &[1]);
         for (name, input) in
             [("message 1", &client_public), ("public key", &server_public), ("message 2", &shared)]
         {
-            let temp = hmac(&chaining_key, input);
-            chaining_key = hmac(&temp, &[1]);
-            secrets.add(&format!("chaining key, {name}"), &chaining_key);
-            secrets.add(&format!("key, {name}"), &hmac(&temp, &[&chaining_key[..], &[2]].concat()));
+            let temp = hmac_sha256(&chaining_key, input);
+            secrets.add_sha256(&format!("temporary key, {name}"), &temp);
+            chaining_key = hmac_sha256(&temp, &[1]);
+            secrets.add_sha256(&format!("chaining key, {name}"), &chaining_key);
+            secrets.add(&format!("key, {name}"), &hmac_sha256(&temp, &[&chaining_key[..], &[2]].concat()));
         }
-        let temp = hmac(&chaining_key, &[]);
-        let up = hmac(&temp, &[1]);
-        secrets.add("client's transport key", &up);
-        secrets.add("server's transport key", &hmac(&temp, &[&up[..], &[2]].concat()));
+        let temp = hmac_sha256(&chaining_key, &[]);
+        secrets.add_sha256("temporary key of the transport keys", &temp);
+        let up = hmac_sha256(&temp, &[1]);
+        let down = hmac_sha256(&temp, &[&up[..], &[2]].concat());
+        for (name, key) in [("client's", up), ("server's", down)] {
+            secrets.add(&format!("{name} transport key"), &key);
+            secrets.add(&format!("{name} rekeyed key"), &rekeyed(suite, &key));
+        }
     }
 
-    /// Runs a handshake up to the point at which `steps` messages were received. `keeps` leaves its states in memory.
-    fn run(path: &Path, steps: usize, keeps: bool) {
+    fn rekeyed(suite: Suite, key: &[u8; 32]) -> [u8; 32] {
+        let (algorithm, counter) = match suite {
+            Suite::Aes256Gcm => (&AES_256_GCM, u64::MAX.to_be_bytes()),
+            _ => (&CHACHA20_POLY1305, u64::MAX.to_le_bytes()),
+        };
+        let mut nonce = [0; 12];
+        nonce[4..].copy_from_slice(&counter);
+        let (key, nonce) = (UnboundKey::new(algorithm, key).unwrap(), Nonce::assume_unique_for_key(nonce));
+        let mut rekeyed = [0; 32];
+        let tag = LessSafeKey::new(key).seal_in_place_separate_tag(nonce, Aad::empty(), &mut rekeyed);
+        let _tag = tag.unwrap();
+        rekeyed
+    }
+
+    fn aes(key: &[u8], secrets: &mut Secrets) {
+        secrets_of(Suite::Aes256Gcm, key, secrets);
+    }
+
+    fn chacha(key: &[u8], secrets: &mut Secrets) {
+        secrets_of(Suite::ChaCha20Poly1305, key, secrets);
+    }
+
+    /// What is done with a session.
+    #[derive(Clone, Copy)]
+    enum Use {
+        /// The handshake ends after so many messages were received.
+        Handshake(usize),
+        /// The last byte of this message is changed.
+        Refused(usize),
+        /// The client sends so many bytes, and nothing that follows overwrites what is left on the stack.
+        Sent(usize),
+        /// The same, and the server receives them.
+        Received(usize),
+        /// Both sides send so many records of one byte, and longer ones.
+        Stream(usize),
+    }
+
+    /// Runs a session. `keeps` leaves its states in memory.
+    fn run(path: &Path, suite: Suite, usage: Use, keeps: bool) {
         let entry = read(path).remove(0);
-        let client = Client::from_entry(&entry, "orders").unwrap();
+        let client = Client::from_entry(&entry, "orders").unwrap().suite(suite);
         let seeds = SEEDS.map(|(_, mask)| {
             let entry = read(path).remove(0);
             move |out: &mut [u8]| -> Result<(), Box<dyn Error + Send + Sync>> {
@@ -726,25 +775,76 @@ mod noise {
         let mut server = server.start(&mut Context::with_random(&mut server_seed)).unwrap();
         let mut client = client.start(&mut Context::with_random(&mut client_seed)).unwrap();
         let mut bytes = BytesMut::new();
-        for step in 0..steps {
-            if step % 2 == 0 {
+        let (steps, changed) = match usage {
+            Use::Handshake(steps) => (steps, None),
+            Use::Refused(step) => (step, Some(step)),
+            Use::Sent(_) | Use::Received(_) | Use::Stream(_) => (3, None),
+        };
+        for step in 1..=steps {
+            let is_from_client = step % 2 == 1;
+            if is_from_client {
                 encode(&mut client.codec, client.send.take().unwrap(), &mut bytes);
-                (server.send, _) = receive(&mut server.codec, &mut server.handshake, &mut bytes);
             } else {
                 encode(&mut server.codec, server.send.take().unwrap(), &mut bytes);
+            }
+            if changed == Some(step) {
+                *bytes.last_mut().unwrap() ^= 1;
+            }
+            if is_from_client {
+                (server.send, _) = receive(&mut server.codec, &mut server.handshake, &mut bytes);
+            } else {
                 (client.send, _) = receive(&mut client.codec, &mut client.handshake, &mut bytes);
             }
         }
-        if keeps {
-            std::mem::forget((server.handshake, client.handshake));
+        if let Use::Handshake(_) | Use::Refused(_) = usage {
+            if keeps {
+                std::mem::forget((server.handshake, client.handshake));
+            }
+            return;
         }
+        let (near, far) = duplex(100_000);
+        let (mut client, _) = client.handshake.wrap(near, BytesMut::new());
+        let (mut server, _) = server.handshake.wrap(far, BytesMut::new());
+        let records = match usage {
+            Use::Stream(records) => records,
+            Use::Sent(len) | Use::Received(len) => {
+                let mut bytes = vec![7; len];
+                client.write_all(&bytes).now_or_never().unwrap().unwrap();
+                client.flush().now_or_never().unwrap().unwrap();
+                if let Use::Received(_) = usage {
+                    server.read_exact(&mut bytes).now_or_never().unwrap().unwrap();
+                }
+                return;
+            }
+            Use::Handshake(_) | Use::Refused(_) => unreachable!("returned above"),
+        };
+        let mut bytes = vec![7; 50_000];
+        let lens = [100, 1_000, 50_000].into_iter().chain(std::iter::repeat_n(1, records));
+        for len in lens {
+            send(&mut client, &mut server, &mut bytes[..len]);
+            send(&mut server, &mut client, &mut bytes[..len]);
+        }
+        if keeps {
+            std::mem::forget((client, server));
+            return;
+        }
+        client.shutdown().now_or_never().unwrap().unwrap();
+        server.shutdown().now_or_never().unwrap().unwrap();
+        assert_eq!(server.read(&mut [0]).now_or_never().unwrap().unwrap(), 0);
+    }
+
+    fn send(from: &mut (impl AsyncWrite + Unpin), to: &mut (impl AsyncRead + Unpin), bytes: &mut [u8]) {
+        from.write_all(bytes).now_or_never().unwrap().unwrap();
+        from.flush().now_or_never().unwrap().unwrap();
+        to.read_exact(bytes).now_or_never().unwrap().unwrap();
     }
 
     #[test]
     fn control_finds_the_secrets_of_a_handshake() {
-        let work = [1, 3].map(|steps| work(move |path| run(path, steps, true)));
+        let work =
+            [1, 3].map(|steps| work(move |path| run(path, Suite::Aes256Gcm, Use::Handshake(steps), true)));
         let test = "noise::control_finds_the_secrets_of_a_handshake";
-        let left = left_in_memory(test, secrets, work.into());
+        let left = left_in_memory(test, aes, work.into());
         for name in ["chaining key, message 1", "client's transport key", "server's transport key"] {
             assert!(left.contains(name), "{name} in {left:?}");
         }
@@ -753,14 +853,61 @@ mod noise {
     #[test]
     fn control_finds_the_chaining_key() {
         let work = work(|path| std::mem::forget(KeyRing::new(read(path)).unwrap()));
-        let left = left_in_memory("noise::control_finds_the_chaining_key", secrets, vec![work]);
-        assert!(left.contains("chaining key of the psk"), "{left:?}");
+        let left = left_in_memory("noise::control_finds_the_chaining_key", aes, vec![work]);
+        assert!(left.iter().any(|name| name.starts_with("chaining key of the psk")), "{left:?}");
         assert!(!left.contains("psk") && !left.contains("key"), "{left:?}");
     }
 
+    fn every_step_of_a_session(test: &str, suite: Suite, secrets: fn(&[u8], &mut Secrets)) {
+        let lens = [1, 15, 16, 64, 100, 200, 300, 600, 1_000, 5_000, 50_000];
+        let uses = (0..4).map(Use::Handshake).chain((1..4).map(Use::Refused)).chain([Use::Stream(1)]);
+        let uses = uses.chain(lens.map(Use::Sent)).chain(lens.map(Use::Received));
+        let work = uses.map(|usage| work(move |path| run(path, suite, usage, false))).collect();
+        assert_nothing_is_left(&left_in_memory(test, secrets, work));
+    }
+
     #[test]
-    fn every_step_of_a_handshake() {
-        let work = (0..4).map(|steps| work(move |path| run(path, steps, false))).collect();
-        assert_nothing_is_left(&left_in_memory("noise::every_step_of_a_handshake", secrets, work));
+    fn every_step_of_a_session_with_aes() {
+        every_step_of_a_session("noise::every_step_of_a_session_with_aes", Suite::Aes256Gcm, aes);
+    }
+
+    #[test]
+    fn every_step_of_a_session_with_chacha() {
+        let test = "noise::every_step_of_a_session_with_chacha";
+        every_step_of_a_session(test, Suite::ChaCha20Poly1305, chacha);
+    }
+
+    /// A stream that was rekeyed and is still in use has the new keys, and nothing that opens what was sent before.
+    fn rekeyed_stream_has_only_the_new_keys(test: &str, suite: Suite, secrets: fn(&[u8], &mut Secrets)) {
+        let work = work(move |path| run(path, suite, Use::Stream(REKEY_EVERY), true));
+        let left = left_in_memory(test, secrets, vec![work]);
+        let new = ["client's rekeyed key", "server's rekeyed key"].map(String::from);
+        assert_eq!(left, new.into());
+    }
+
+    #[test]
+    fn rekeyed_stream_has_only_the_new_keys_of_aes() {
+        let test = "noise::rekeyed_stream_has_only_the_new_keys_of_aes";
+        rekeyed_stream_has_only_the_new_keys(test, Suite::Aes256Gcm, aes);
+    }
+
+    #[test]
+    fn rekeyed_stream_has_only_the_new_keys_of_chacha() {
+        let test = "noise::rekeyed_stream_has_only_the_new_keys_of_chacha";
+        rekeyed_stream_has_only_the_new_keys(test, Suite::ChaCha20Poly1305, chacha);
+    }
+
+    #[test]
+    fn nothing_is_left_of_a_rekeyed_stream_with_aes() {
+        let work = work(|path| run(path, Suite::Aes256Gcm, Use::Stream(REKEY_EVERY), false));
+        let test = "noise::nothing_is_left_of_a_rekeyed_stream_with_aes";
+        assert_nothing_is_left(&left_in_memory(test, aes, vec![work]));
+    }
+
+    #[test]
+    fn nothing_is_left_of_a_rekeyed_stream_with_chacha() {
+        let work = work(|path| run(path, Suite::ChaCha20Poly1305, Use::Stream(REKEY_EVERY), false));
+        let test = "noise::nothing_is_left_of_a_rekeyed_stream_with_chacha";
+        assert_nothing_is_left(&left_in_memory(test, chacha, vec![work]));
     }
 }

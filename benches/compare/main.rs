@@ -6,20 +6,23 @@
 //! cargo bench -p benches-compare --bench compare -- --quick
 //! ```
 //!
-//! Both sides run in one process and one thread, with `TCP_NODELAY` and a deadline on each side. The candidates
-//! alternate many times, so that other work of the machine affects all of them. Compare the ratios, not the absolute
+//! Both sides run in one process and one thread, with `TCP_NODELAY` and a deadline on each side. There is one connection
+//! at a time, and then 16. The candidates alternate many times, so that other work of the machine affects all of them. Compare the ratios, not the absolute
 //! numbers. Before the measurement, each candidate must refuse a client with another key.
 
 mod bare;
 mod bore;
-mod noise;
+mod report;
 mod scram;
+mod snow;
 mod this_crate;
 mod tls;
 mod way;
 
 use std::time::{Duration, Instant};
 
+use futures::future::try_join_all;
+use report::{Quartiles, print_instructions};
 use tokio::io;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Builder;
@@ -32,7 +35,7 @@ fn main() {
     // `cargo test --benches` passes no `--bench` and does not optimize: everything runs once, without a report.
     let (rounds, slice) = match (has("--bench"), has("--quick")) {
         (false, _) => (1, Duration::ZERO),
-        (true, true) => (5, Duration::from_millis(100)),
+        (true, true) => (5, Duration::from_millis(50)),
         (true, false) => (31, Duration::from_millis(250)),
     };
 
@@ -43,39 +46,55 @@ fn main() {
         Candidate::refusing("bore", bore::Bore::new),
         Candidate::refusing("SCRAM-SHA-256, rsasl, cached keys", scram::Scram::with_cached_keys),
         Candidate::refusing("SCRAM-SHA-256, rsasl, 4096 iterations", scram::Scram::with_password),
-        Candidate::refusing("Noise NNpsk0, snow", noise::Noise::new),
-        Candidate::refusing("TLS 1.3, client certificates, resumed", tls::Tls::resumed),
+        Candidate::refusing(NOISE, this_crate::noise),
+        Candidate::refusing(SNOW, snow::Snow::new),
         Candidate::refusing("TLS 1.3, client certificates", tls::Tls::full),
+        // Last, since it is left out with several at a time: rustls keeps 8 tickets for each server.
+        Candidate::refusing("TLS 1.3, client certificates, resumed", tls::Tls::resumed),
     ];
-    let mut rates: [Vec<f64>; 9] = Default::default();
-    for _ in 0..rounds {
-        for (candidate, rates) in candidates.iter().zip(&mut rates) {
-            rates.push((candidate.run)(slice));
+    if has("--bench") {
+        print_instructions();
+    }
+    for (at_a_time, candidates) in [(1, &candidates[..]), (16, &candidates[..candidates.len() - 1])] {
+        let mut rates = vec![Vec::new(); candidates.len()];
+        for _ in 0..rounds {
+            for (candidate, rates) in candidates.iter().zip(&mut rates) {
+                rates.push((candidate.run)(slice, at_a_time));
+            }
+        }
+        if has("--bench") {
+            report(candidates, &rates, at_a_time);
         }
     }
+}
 
-    if !has("--bench") {
-        return;
+/// The two that implement the same protocol.
+const NOISE: &str = "noise";
+const SNOW: &str = "Noise NNpsk0, snow";
+
+fn report(candidates: &[Candidate], rates: &[Vec<f64>], at_a_time: usize) {
+    println!(
+        "\nconnections per second, {at_a_time} at a time, relative to no handshake: median and quartiles"
+    );
+    for (candidate, own) in candidates.iter().zip(rates) {
+        println!("{:<42} {}", candidate.name, Quartiles::of_ratios(own, &rates[0]));
     }
-    println!("connections per second, relative to no handshake: median and quartiles of {rounds} rounds");
-    for (candidate, own) in candidates.iter().zip(&rates) {
-        let mut ratios: Vec<_> = own.iter().zip(&rates[0]).map(|(own, bare)| own / bare).collect();
-        ratios.sort_by(f64::total_cmp);
-        let at = |quarter: usize| ratios[(ratios.len() - 1) * quarter / 4];
-        println!("{:<42} {:.3}   {:.3} to {:.3}", candidate.name, at(2), at(1), at(3));
+    let of = |name| candidates.iter().zip(rates).find(|(candidate, _)| candidate.name == name);
+    if let (Some((_, noise)), Some((_, snow))) = (of(NOISE), of(SNOW)) {
+        println!("{:<42} {}", "noise relative to snow", Quartiles::of_ratios(noise, snow));
     }
 }
 
 struct Candidate {
     name: &'static str,
-    /// Connects repeatedly for at least this time. Returns the connections per second.
-    run: Box<dyn Fn(Duration) -> f64>,
+    /// Connects repeatedly for at least this time, with so many connections at a time. Returns the connections per second.
+    run: Box<dyn Fn(Duration, usize) -> f64>,
 }
 
 impl Candidate {
     fn new(name: &'static str, way: impl Way) -> Self {
-        let run = move |slice| {
-            block_on(connections(way.clone(), slice)).unwrap_or_else(|error| panic!("{name}: {error}"))
+        let run = move |slice, at_a_time| {
+            block_on(connections(&way, slice, at_a_time)).unwrap_or_else(|error| panic!("{name}: {error}"))
         };
         Self { name, run: Box::new(run) }
     }
@@ -101,13 +120,20 @@ async fn once(server: impl Way, client: impl Way) -> (Result<()>, Result<()>) {
     tokio::join!(server.accept(accepted), client.connect(io))
 }
 
-/// Makes connections in sequence. The server handles each in its own task.
-async fn connections(way: impl Way, slice: Duration) -> Result<f64> {
+/// Makes so many connections at a time. The server handles each in its own task.
+async fn connections(way: &impl Way, slice: Duration, at_a_time: usize) -> Result<f64> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let begin = Instant::now();
+    let lanes = (0..at_a_time).map(|_| in_sequence(way, &listener, begin, slice));
+    let counts = try_join_all(lanes).await?;
+    Ok(counts.into_iter().sum::<f64>() / begin.elapsed().as_secs_f64())
+}
+
+async fn in_sequence(way: &impl Way, listener: &TcpListener, begin: Instant, slice: Duration) -> Result<f64> {
     let mut count = 0.0;
     loop {
-        let io = connect(&listener).await?;
+        let io = connect(listener).await?;
+        // With several at a time, this may be the connection of another lane. Each accepts as many as it makes.
         let (accepted, _) = listener.accept().await?;
         accepted.set_nodelay(true)?;
         let session = spawn_local(way.clone().accept(accepted));
@@ -116,9 +142,8 @@ async fn connections(way: impl Way, slice: Duration) -> Result<f64> {
         session.await??;
         connected?;
         count += 1.0;
-        let elapsed = begin.elapsed();
-        if elapsed >= slice {
-            return Ok(count / elapsed.as_secs_f64());
+        if begin.elapsed() >= slice {
+            return Ok(count);
         }
     }
 }

@@ -1,10 +1,10 @@
-//! The mechanisms `one_way` and `mutual` of this crate.
+//! The mechanisms `one_way`, `mutual` and `noise` of this crate.
 
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tower_challenge::mechanism::{ClientRole, Mechanism, ServerRole, StreamOf};
 use tower_challenge::mutual::{self, Audience};
-use tower_challenge::{Acceptor, Connector, KeyEntry, one_way};
+use tower_challenge::{Acceptor, Connector, KeyEntry, noise, one_way};
 
 use crate::way::{Key, Result, Way, be_greeted, greet};
 
@@ -38,6 +38,17 @@ pub(crate) fn mutual(key: &Key) -> ThisCrate<mutual::Server<mutual::KeyRing>, mu
     let audience = Audience::new("orders").expect("a valid audience");
     ThisCrate {
         acceptor: Acceptor::new(mutual::Server::new(keys, audience)),
+        connector: Connector::new(client),
+    }
+}
+
+pub(crate) fn noise(key: &Key) -> ThisCrate<noise::Server<noise::KeyRing>, noise::Client> {
+    let entry = entry(key);
+    let client = noise::Client::from_entry(&entry, "orders").expect("a valid key");
+    let keys = noise::KeyRing::new([entry]).expect("valid keys");
+    let audience = Audience::new("orders").expect("a valid audience");
+    ThisCrate {
+        acceptor: Acceptor::new(noise::Server::new(keys, audience)),
         connector: Connector::new(client),
     }
 }

@@ -15,13 +15,17 @@ use std::time::Duration;
 use bytes::BytesMut;
 use clap::Parser;
 use futures::{SinkExt as _, StreamExt as _};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::codec::{BytesCodec, Decoder, Encoder};
 use tower::ServiceBuilder;
 use tower_challenge::handshake::Accept;
 use tower_challenge::key::PrepareKey;
-use tower_challenge::mechanism::{Handshake, Mechanism, PeerOf, ServerRole};
+use tower_challenge::mechanism::{Mechanism, PeerOf, ServerRole, StreamOf};
+#[cfg(feature = "noise")]
+use tower_challenge::noise;
 use tower_challenge::serve::ServeError;
+use tower_challenge::transport::{Transport, TransportInfo};
 use tower_challenge::{
     Authenticated, ChallengeLayer, Connection, Identity, KeyId, KeyRing, multiprocessing, mutual, one_way,
     serve,
@@ -29,7 +33,7 @@ use tower_challenge::{
 
 use self::shared::BoxError;
 use self::shared::admission::AdmissionArgs;
-use self::shared::capacity::{CapacityArgs, Demand};
+use self::shared::capacity::CapacityArgs;
 use self::shared::credentials::{self, Credentials};
 use self::shared::key_file::explain_reload;
 use self::shared::output::{err, out};
@@ -80,6 +84,18 @@ async fn run(args: &Args) -> Result<ExitCode, BoxError> {
             let mechanism = mutual::Server::new(ring(credentials, &mut stopping).await?, audience);
             serve_with(args, stopping, mechanism, BytesCodec::new).await
         }
+        #[cfg(feature = "noise")]
+        credentials::Mechanism::Noise => {
+            let audience = credentials.audience()?;
+            let mechanism = noise::Server::new(ring(credentials, &mut stopping).await?, audience);
+            let mechanism = match credentials.suite() {
+                Some(suite) => mechanism.suites([suite]),
+                None => mechanism,
+            };
+            serve_with(args, stopping, mechanism, BytesCodec::new).await
+        }
+        #[cfg(not(feature = "noise"))]
+        credentials::Mechanism::Noise => Err(credentials::WITHOUT_NOISE.into()),
         credentials::Mechanism::OneWay => {
             let mechanism = one_way::Server::new(ring(credentials, &mut stopping).await?);
             serve_with(args, stopping, mechanism, BytesCodec::new).await
@@ -122,12 +138,13 @@ async fn serve_with<M, C>(
 ) -> Result<ExitCode, BoxError>
 where
     M: Mechanism<Role = ServerRole> + Send + Sync + 'static,
-    M::Handshake: Handshake<Stream<Connection<TcpStream>> = Connection<TcpStream>>,
+    // The connection itself, or a stream that encrypts it.
+    StreamOf<M, Connection<TcpStream>>: Transport + Send + 'static,
     C: Decoder<Item = BytesMut, Error = io::Error> + Encoder<BytesMut, Error = io::Error> + Send + 'static,
     PeerOf<M>: HasKeyId + Send + 'static,
     Accept<Connection<TcpStream>, M>: Send + 'static,
 {
-    let capacity = args.capacity.fit(Demand::SERVER)?;
+    let capacity = args.capacity.fit()?;
     let challenge = ChallengeLayer::new(mechanism)
         .timeout(args.timeout)
         .ready_timeout(args.timeout)
@@ -137,11 +154,7 @@ where
         .layer(challenge)
         // Inside the challenge, so that unauthenticated peers do not count.
         .concurrency_limit(capacity.max_sessions)
-        .map_request(|stream: Authenticated<Connection<TcpStream>, PeerOf<M>>| {
-            out(format_args!("{} accepted: key {}", stream.get_ref().addr(), stream.peer().key_id()));
-            stream
-        })
-        .service_fn(move |stream| session(stream, codec(), echo));
+        .service_fn(move |stream: Authenticated<StreamOf<M, _>, PeerOf<M>>| session(stream, codec(), echo));
 
     let listener = TcpListener::bind(&args.listen).await;
     let listener = listener.map_err(|error| format!("--listen {}: {error}", args.listen))?;
@@ -164,27 +177,38 @@ where
 }
 
 /// Runs a session in messages of `codec`; with `BytesCodec` in whatever portions the bytes arrive.
-async fn session<P, C>(
-    stream: Authenticated<Connection<TcpStream>, P>,
-    codec: C,
-    echo: bool,
-) -> io::Result<()>
+async fn session<IO, P, C>(stream: Authenticated<IO, P>, codec: C, echo: bool) -> io::Result<()>
 where
+    IO: AsyncRead + AsyncWrite + Transport + Unpin,
+    P: HasKeyId,
     C: Decoder<Item = BytesMut, Error = io::Error> + Encoder<BytesMut, Error = io::Error>,
 {
-    let addr = *stream.get_ref().addr();
+    // What `serve` has set: the address and the token.
+    let info = TransportInfo::from_stream(&stream);
+    let (addr, shutdown) = (info.peer_addr.expect("an address"), info.shutdown.expect("a token"));
+    out(format_args!("{addr} accepted: key {}", stream.peer().key_id()));
     let mut messages = stream.into_framed(codec);
-    while let Some(message) = messages.next().await {
-        let message = match message {
-            // A reset ends a session like a close.
-            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => break,
-            message => message?,
+    let mut closed = false;
+    loop {
+        let message = tokio::select! {
+            message = messages.next() => message,
+            () = shutdown.cancelled(), if !closed => {
+                // The client then closes, too. Until then, it can be read.
+                messages.close().await?;
+                closed = true;
+                continue;
+            }
         };
+        let Some(message) = message.transpose()? else { break };
         // `Debug` escapes control characters, which a peer could send to this terminal.
         out(format_args!("{addr} says: {:?}", String::from_utf8_lossy(&message)));
-        if echo {
+        if echo && !closed {
             messages.send(message).await?;
         }
+    }
+    if !closed {
+        // Dropping the stream of `noise` would look to the client like a connection that was cut.
+        messages.close().await?;
     }
     out(format_args!("{addr} closed"));
     Ok(())
@@ -213,6 +237,13 @@ impl HasKeyId for Identity {
 }
 
 impl HasKeyId for mutual::Peer {
+    fn key_id(&self) -> &KeyId {
+        self.identity().key_id()
+    }
+}
+
+#[cfg(feature = "noise")]
+impl HasKeyId for noise::Peer {
     fn key_id(&self) -> &KeyId {
         self.identity().key_id()
     }

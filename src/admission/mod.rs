@@ -122,7 +122,9 @@ mod table;
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
+use ipnet::IpNet;
 use tokio::time::Instant;
 
 pub use self::builder::{AdmissionBuilder, AdmissionError};
@@ -150,6 +152,9 @@ struct Shared {
     // Never locked while foreign code runs. Tasks are woken after it is unlocked.
     table: Mutex<Table>,
     record: Option<Mutex<Record>>,
+    // The sources that other servers have throttled. Apart from this server's own, so that no number of them displaces
+    // those.
+    reported: Option<Mutex<Record>>,
     failures: Failures,
 }
 
@@ -160,12 +165,14 @@ impl Admission {
     }
 
     fn new(sources: Sources, table: Table, penalties: Option<Penalties>) -> Self {
+        let reported = penalties.clone().map(|penalties| Mutex::new(Record::new(penalties)));
         let record = penalties.map(|penalties| Mutex::new(Record::new(penalties)));
         let shared = Shared {
             sources,
             created: Instant::now(),
             table: Mutex::new(table),
             record,
+            reported,
             failures: Failures::new(),
         };
         Self { shared: Arc::new(shared) }
@@ -211,7 +218,35 @@ impl Admission {
     /// Returns the number of sources that are throttled now. Always 0 without [`Penalties`].
     #[must_use]
     pub fn throttled(&self) -> usize {
-        self.shared.record().map_or(0, |record| record.throttled(Instant::now()))
+        let now = Instant::now();
+        self.shared.records().map(|record| lock(record).throttled(now)).sum()
+    }
+
+    /// Returns the sources that this server has throttled since the last call, for the other servers of a fleet: see
+    /// [`throttle`](Self::throttle).
+    ///
+    /// At most 1,024, the latest ones: call it often enough. Always empty without [`Penalties`].
+    #[must_use]
+    pub fn take_throttled(&self) -> Vec<Throttled> {
+        let record = self.shared.record.as_ref().map(lock);
+        record.map_or_else(Vec::new, |mut record| record.take_news(Instant::now()))
+    }
+
+    /// Throttles a source as another server of the fleet has. Returns `false`, and does nothing, unless `source` is a
+    /// source of this server: without [`Penalties`], if the prefix has another length than
+    /// [`prefix_lengths`](AdmissionBuilder::prefix_lengths), if it is exempt, or if there are too many.
+    ///
+    /// The time is limited to [`Penalties::max`], and the number of such sources to [`Penalties::max_sources`], apart
+    /// from the sources that this server throttles itself. [`take_throttled`](Self::take_throttled) does not return
+    /// them.
+    #[must_use = "the source may not have been throttled"]
+    pub fn throttle(&self, source: IpNet, remaining: Duration) -> bool {
+        let Some(reported) = &self.shared.reported else { return false };
+        let Source::Limited(net) = self.shared.sources.of(Some(source.addr())) else { return false };
+        if net != source.trunc() {
+            return false;
+        }
+        lock(reported).throttle(net, remaining, Instant::now())
     }
 }
 
@@ -221,23 +256,36 @@ impl Shared {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn record(&self) -> Option<MutexGuard<'_, Record>> {
-        self.record.as_ref().map(|record| record.lock().unwrap_or_else(PoisonError::into_inner))
+    fn records(&self) -> impl Iterator<Item = &Mutex<Record>> {
+        self.record.iter().chain(&self.reported)
     }
 
     fn is_throttled(&self, source: Source, now: Instant) -> bool {
-        source
-            .limited()
-            .is_some_and(|net| self.record().is_some_and(|mut record| record.is_throttled(net, now)))
+        let Some(net) = source.limited() else { return false };
+        self.records().any(|record| lock(record).is_throttled(net, now))
     }
 
     /// Records the penalty for a handshake that failed and has been in flight since `since`.
     fn penalize(&self, source: Source, kind: HandshakeErrorKind, since: Instant) {
-        if let Some((net, mut record)) = source.limited().zip(self.record()) {
+        if let Some((net, record)) = source.limited().zip(self.record.as_ref()) {
             let now = Instant::now();
-            record.add(net, kind, now.saturating_duration_since(since), now);
+            lock(record).add(net, kind, now.saturating_duration_since(since), now);
         }
     }
+}
+
+fn lock(record: &Mutex<Record>) -> MutexGuard<'_, Record> {
+    record.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A source that is refused for a while, from [`Admission::take_throttled`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Throttled {
+    /// An IPv4 address or an IPv6 prefix, as [`AdmissionBuilder::prefix_lengths`] defines sources.
+    pub source: IpNet,
+    /// For how long it is refused from now on.
+    pub remaining: Duration,
 }
 
 impl Default for Admission {

@@ -41,7 +41,7 @@ pub struct Penalties {
     probe: Duration,
     evicted: Duration,
     threshold: Duration,
-    max: Duration,
+    pub(super) max: Duration,
     pub(super) max_sources: usize,
 }
 

@@ -1,16 +1,19 @@
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::time::Duration;
 
 use ipnet::IpNet;
 use tokio::time::Instant;
 
-use super::Penalties;
+use super::{Penalties, Throttled};
 use crate::error::HandshakeErrorKind;
 use crate::time::after;
 
 /// How many expired entries an operation removes at most: more than the one that it adds, so that they do not
 /// accumulate, and few, so that no operation takes long.
 const MAX_REMOVED: usize = 4;
+
+/// How many sources wait to be reported at most. If they are not taken, the oldest are forgotten.
+const MAX_NEWS: usize = 1024;
 
 /// The sources that have a remaining penalty.
 #[derive(Debug)]
@@ -20,6 +23,8 @@ pub(super) struct Record {
     // By the time at which the penalty ends: the sources that are not throttled, and those that are.
     unthrottled: BTreeSet<(Instant, IpNet)>,
     throttled: BTreeSet<(Instant, IpNet)>,
+    // The sources that were throttled and not reported yet, the latest last.
+    news: VecDeque<IpNet>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -31,7 +36,13 @@ struct Entry {
 
 impl Record {
     pub(super) fn new(penalties: Penalties) -> Self {
-        Self { penalties, entries: HashMap::new(), unthrottled: BTreeSet::new(), throttled: BTreeSet::new() }
+        Self {
+            penalties,
+            entries: HashMap::new(),
+            unthrottled: BTreeSet::new(),
+            throttled: BTreeSet::new(),
+            news: VecDeque::new(),
+        }
     }
 
     pub(super) fn is_throttled(&mut self, net: IpNet, now: Instant) -> bool {
@@ -54,21 +65,49 @@ impl Record {
         let before = self.remove(net).filter(|entry| entry.end > now);
         let remaining = before.map_or(Duration::ZERO, |entry| entry.end.saturating_duration_since(now));
         let (remaining, exceeded) = self.penalties.add(remaining, penalty);
-        let entry = Entry {
-            throttled: exceeded || before.is_some_and(|entry| entry.throttled),
-            end: after(now, remaining),
-        };
+        let was_throttled = before.is_some_and(|entry| entry.throttled);
+        let entry = Entry { throttled: exceeded || was_throttled, end: after(now, remaining) };
+        if self.insert(net, entry) && exceeded && !was_throttled {
+            if self.news.len() == MAX_NEWS {
+                self.news.pop_front();
+            }
+            self.news.push_back(net);
+        }
+    }
+
+    /// Throttles a source for at least `remaining`. Returns whether there was a place for it.
+    pub(super) fn throttle(&mut self, net: IpNet, remaining: Duration, now: Instant) -> bool {
+        self.remove_expired(now);
+        let end = after(now, remaining.min(self.penalties.max));
+        let before = self.remove(net).map_or(end, |entry| entry.end);
+        self.insert(net, Entry { throttled: true, end: end.max(before) })
+    }
+
+    /// Takes the sources that were throttled since the last call and still are.
+    pub(super) fn take_news(&mut self, now: Instant) -> Vec<Throttled> {
+        let news = std::mem::take(&mut self.news);
+        let still = news.into_iter().filter_map(|source| {
+            let entry = self.entries.get(&source).filter(|entry| entry.throttled)?;
+            let remaining = entry.end.checked_duration_since(now).filter(|remaining| !remaining.is_zero())?;
+            Some(Throttled { source, remaining })
+        });
+        still.collect()
+    }
+
+    /// Adds an entry for a source that has none. Returns whether there was a place for it.
+    fn insert(&mut self, net: IpNet, entry: Entry) -> bool {
         if self.entries.len() == self.penalties.max_sources {
             // Remove the entry with the smallest remaining penalty. This may be the new one.
             let first = self.unthrottled.first().or(self.throttled.first());
             let &(_, first) = first.expect("`max_sources` is at least 1");
             if entry <= self.entries[&first] {
-                return;
+                return false;
             }
             self.remove(first);
         }
         self.entries.insert(net, entry);
         self.set_of(entry).insert((entry.end, net));
+        true
     }
 
     fn remove_expired(&mut self, now: Instant) {

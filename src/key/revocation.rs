@@ -118,6 +118,13 @@ impl Revoker {
         self.0.clone()
     }
 
+    /// Returns whether an entry, a handshake or a session still has a [`Revocation`] of this revoker. Without one, a
+    /// source can forget it. Futures of [`Revocation::revoked`] and tokens do not count: hold the `Revocation` beside them.
+    #[must_use]
+    pub fn has_observers(&self) -> bool {
+        Arc::strong_count(&self.0.0) > 1
+    }
+
     /// Revokes the key. Dropping the `Revoker` does not.
     pub fn revoke(&self) {
         self.0.revoke();
@@ -144,6 +151,18 @@ mod tests {
         before.await;
         clone.revoked().await;
         assert!(clone.is_revoked() && clone.token().is_cancelled());
+    }
+
+    #[test]
+    fn observers_are_counted_until_the_last_is_dropped() {
+        let revoker = Revoker::new();
+        assert!(!revoker.has_observers());
+        let observers = [revoker.revocation(), revoker.revocation()];
+        let [first, second] = observers;
+        drop(first);
+        assert!(revoker.has_observers());
+        drop(second);
+        assert!(!revoker.has_observers());
     }
 
     #[test]

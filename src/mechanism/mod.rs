@@ -214,7 +214,11 @@ pub use self::eof::decode_eof_strict;
 pub(crate) use self::first_match::first_match;
 pub(crate) use self::hmac::new_hmac;
 pub use self::step::{Input, NoLookup, Reject, Start, Step};
+#[cfg(all(test, target_os = "linux", feature = "noise"))]
+pub(crate) use self::wipe::DEPTH as WIPED_STACK;
 pub(crate) use self::wipe::wiping_stack;
+#[cfg(feature = "noise")]
+pub(crate) use self::wipe::wiping_stack_by;
 use crate::error::HandshakeError;
 use crate::key::{KeyId, Revocation};
 

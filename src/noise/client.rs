@@ -233,6 +233,13 @@ pub struct ServerPeer {
 }
 
 impl ServerPeer {
+    /// Creates a peer without authentication, for unit tests. Requires the feature `test-util`.
+    #[cfg(feature = "test-util")]
+    #[must_use]
+    pub const fn without_handshake() -> Self {
+        Self { hash: [0; 32] }
+    }
+
     /// Returns the hash of the handshake: the same on both sides, and different for each session. It is not secret, and
     /// can bind another protocol to this session (Noise revision 34, section 11.2).
     #[must_use]

@@ -7,7 +7,7 @@ use super::Suite;
 use super::cipher::{Cipher, TAG_LEN};
 use super::frame::{NOISE_LEN, PUBLIC_LEN};
 use super::key::{PROTOCOL, PreparedKey};
-use super::symmetric::{Hash, Symmetric, initial_hash, mix_hash};
+use super::symmetric::{Hash, Secret, Symmetric, initial_hash, mix_hash};
 use crate::error::{HandshakeError, HandshakeErrorKind};
 use crate::mechanism::wiping_stack;
 use crate::transport::ChannelBinding;
@@ -70,9 +70,7 @@ impl Initiator {
         seed: &Seed,
     ) -> Result<(Box<Self>, [u8; NOISE_LEN]), HandshakeError> {
         let (ephemeral, public) = ephemeral(seed)?;
-        let mut state = after_psk(suite, key, prologue);
-        state.mix_hash(&public);
-        let message_key = state.mix_key(&public);
+        let (mut state, message_key) = after_e(suite, key, prologue, &public);
         let tag = state.seal(&message_key);
         Ok((Box::new(Self { state, ephemeral }), message(&public, &tag)))
     }
@@ -85,9 +83,13 @@ impl Initiator {
     ) -> Option<Session> {
         wiping_stack(move || {
             self.state.mix_hash(public);
-            self.state.mix_key(public);
+            self.state.mix_chaining_key(public);
             let message_key = mix_dh(&mut self.state, &self.ephemeral, public)?;
-            self.state.open(&message_key, tag).then(|| session(&self.state))
+            if !self.state.opens(&message_key, tag) {
+                return None;
+            }
+            self.state.mix_hash(tag);
+            Some(session(&self.state))
         })
     }
 }
@@ -95,6 +97,8 @@ impl Initiator {
 /// The server after message 1 was opened.
 pub(super) struct Responder {
     state: Symmetric,
+    /// Of message 1. It is hashed only for the key that is taken.
+    tag: [u8; TAG_LEN],
 }
 
 impl Responder {
@@ -107,10 +111,8 @@ impl Responder {
         public: &[u8; PUBLIC_LEN],
         tag: &[u8; TAG_LEN],
     ) -> Option<Self> {
-        let mut state = after_psk(suite, key, prologue);
-        state.mix_hash(public);
-        let message_key = state.mix_key(public);
-        state.open(&message_key, tag).then_some(Self { state })
+        let (state, message_key) = after_e(suite, key, prologue, public);
+        state.opens(&message_key, tag).then_some(Self { state, tag: *tag })
     }
 
     /// Writes message 2: `e, ee`. `None` if the client's public key is of small order.
@@ -118,24 +120,43 @@ impl Responder {
         mut self,
         client_public: &[u8; PUBLIC_LEN],
         seed: &Seed,
-    ) -> Result<Option<(Session, [u8; NOISE_LEN])>, HandshakeError> {
+    ) -> Result<Option<(Answered, [u8; NOISE_LEN])>, HandshakeError> {
+        self.state.mix_hash(&self.tag);
         let (ephemeral, public) = ephemeral(seed)?;
         self.state.mix_hash(&public);
-        self.state.mix_key(&public);
+        self.state.mix_chaining_key(&public);
         let Some(message_key) = mix_dh(&mut self.state, &ephemeral, client_public) else { return Ok(None) };
         let tag = self.state.seal(&message_key);
-        Ok(Some((session(&self.state), message(&public, &tag))))
+        Ok(Some((Answered(Box::new(self.state)), message(&public, &tag))))
     }
 }
 
-/// The state after the token `psk`, which was prepared.
-fn after_psk(suite: Suite, key: &PreparedKey, prologue: &Hash) -> Symmetric {
-    let prepared = key.state(suite);
-    Symmetric {
-        suite,
-        chaining_key: prepared.chaining_key.clone(),
-        hash: mix_hash(prologue, &[&*prepared.psk_hash]),
+/// The server after message 2. The ciphers are made when the client has answered: they are most of the memory of a
+/// session, and a client that replays message 1 does not get there.
+// In a box, since a move would leave a copy.
+pub(super) struct Answered(Box<Symmetric>);
+
+impl Answered {
+    pub(super) fn hash(&self) -> Hash {
+        self.0.hash
     }
+
+    pub(super) fn into_session(self) -> Session {
+        wiping_stack(move || session(&self.0))
+    }
+}
+
+/// The state after the tokens `psk`, which was prepared, and `e`, and the key of message 1.
+fn after_e(
+    suite: Suite,
+    key: &PreparedKey,
+    prologue: &Hash,
+    public: &[u8; PUBLIC_LEN],
+) -> (Symmetric, Secret) {
+    let prepared = key.state(suite);
+    let hash = mix_hash(&mix_hash(prologue, &[&*prepared.psk_hash]), &[public]);
+    let (chaining_key, message_key) = prepared.chaining_key.hkdf2(public);
+    (Symmetric { suite, chaining_key, hash }, message_key)
 }
 
 fn session(state: &Symmetric) -> Session {
@@ -164,7 +185,7 @@ pub(super) fn mix_dh(
     state: &mut Symmetric,
     private: &PrivateKey,
     public: &[u8; PUBLIC_LEN],
-) -> Option<super::symmetric::Secret> {
+) -> Option<Secret> {
     let public = UnparsedPublicKey::new(&X25519, public);
     agreement::agree(private, public, (), |shared| Ok(state.mix_key(shared))).ok()
 }

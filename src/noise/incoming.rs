@@ -7,35 +7,37 @@ use tokio::io::{AsyncRead, ReadBuf};
 
 use super::frame::PREFIX_LEN;
 
-/// How many bytes are read at a time while the peer sends faster than they are read: two records of 16 KiB with their
-/// lengths.
-const BULK_LEN: usize = 2 * (PREFIX_LEN + 16 * 1024);
+/// How many bytes are read at a time while the peer sends much: four records of 16 KiB with their lengths.
+const BULK_LEN: usize = 4 * (PREFIX_LEN + 16 * 1024);
 
 /// How many bytes are read at a time otherwise. They are read to the stack, so that nothing is allocated for a read that
 /// finds nothing.
 const SMALL_LEN: usize = 4096;
+
+/// How many small reads end a bulk transfer: the end of a write is often a small part of its own.
+const BULK_READS: u8 = 4;
 
 /// Sealed records as they arrive. It holds no memory while it is empty, and never much more than a record needs.
 #[derive(Default)]
 pub(super) struct Incoming {
     buf: Vec<u8>,
     // How many bytes at the beginning of `buf` were taken.
-    start: usize,
-    // Whether the last read found at least `SMALL_LEN` bytes.
-    is_bulk: bool,
+    start: u32,
+    // How many reads that find less than `SMALL_LEN` bytes will still be bulk reads.
+    bulk_reads: u8,
 }
 
 impl Incoming {
     pub(super) fn new(read_ahead: &[u8]) -> Self {
-        Self { buf: read_ahead.to_vec(), start: 0, is_bulk: false }
+        Self { buf: read_ahead.to_vec(), start: 0, bulk_reads: 0 }
     }
 
     pub(super) fn bytes(&self) -> &[u8] {
-        &self.buf[self.start..]
+        &self.buf[self.start as usize..]
     }
 
     pub(super) fn bytes_mut(&mut self) -> &mut [u8] {
-        &mut self.buf[self.start..]
+        &mut self.buf[self.start as usize..]
     }
 
     /// Returns the length of the first record, if that has arrived, without these bytes themselves.
@@ -45,9 +47,10 @@ impl Incoming {
 
     /// Takes bytes from the beginning. The memory is freed with the last one.
     pub(super) fn advance(&mut self, len: usize) {
-        self.start += len;
-        assert!(self.start <= self.buf.len(), "only bytes that are there can be taken");
-        if self.start == self.buf.len() {
+        let start = self.start as usize + len;
+        assert!(start <= self.buf.len(), "only bytes that are there can be taken");
+        self.start = u32::try_from(start).unwrap_or_else(|_| unreachable!("a few records"));
+        if start == self.buf.len() {
             self.buf = Vec::new();
             self.start = 0;
         }
@@ -59,12 +62,13 @@ impl Incoming {
         io: &mut IO,
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<usize>> {
-        let polled = if self.is_bulk { self.poll_fill_bulk(io, cx) } else { self.poll_fill_small(io, cx) };
+        let polled =
+            if self.bulk_reads > 0 { self.poll_fill_bulk(io, cx) } else { self.poll_fill_small(io, cx) };
         match polled {
-            Poll::Ready(Ok(len)) => self.is_bulk = len >= SMALL_LEN,
+            Poll::Ready(Ok(SMALL_LEN..)) => self.bulk_reads = BULK_READS,
+            Poll::Ready(Ok(_)) => self.bulk_reads = self.bulk_reads.saturating_sub(1),
             Poll::Ready(Err(_)) => {}
             Poll::Pending => {
-                self.is_bulk = false;
                 if self.buf.capacity() > 2 * self.buf.len() {
                     self.buf.shrink_to_fit();
                 }
@@ -105,7 +109,7 @@ impl Incoming {
     }
 
     fn move_to_front(&mut self) {
-        self.buf.drain(..std::mem::take(&mut self.start));
+        self.buf.drain(..std::mem::take(&mut self.start) as usize);
     }
 
     /// The length of the first record with its prefix, as far as it is known.
@@ -160,15 +164,15 @@ mod tests {
         assert_eq!(incoming.buf.capacity(), 0);
         fill(&mut incoming, 20_000);
         incoming.advance(20_000);
-        incoming.is_bulk = true;
+        incoming.bulk_reads = BULK_READS;
         assert_eq!(fill(&mut incoming, 0), 0);
         assert_eq!(incoming.buf.capacity(), 0);
     }
 
     #[test]
     fn stray_byte_holds_few_bytes() {
-        for is_bulk in [false, true] {
-            let mut incoming = Incoming { is_bulk, ..Incoming::default() };
+        for bulk_reads in [0, BULK_READS] {
+            let mut incoming = Incoming { bulk_reads, ..Incoming::default() };
             fill(&mut incoming, 1);
             assert!(incoming.buf.capacity() <= 2, "{}", incoming.buf.capacity());
         }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use zeroize::Zeroizing;
 
 use super::Suite;
-use super::symmetric::{Hash, Secret, hkdf2, initial_hash};
+use super::symmetric::{Hash, Mac, hkdf2, initial_hash};
 use crate::kdf::{expand, extract};
 use crate::key::{Key, KeyError, PrepareKey};
 use crate::mechanism::wiping_stack;
@@ -20,7 +20,8 @@ pub struct PreparedKey(Arc<[PskState; Suite::ALL.len()]>);
 
 /// What follows from the key and the suite alone.
 pub(super) struct PskState {
-    pub(super) chaining_key: Secret,
+    /// Keyed with the chaining key.
+    pub(super) chaining_key: Mac,
     /// To be hashed after the prologue.
     pub(super) psk_hash: Zeroizing<Hash>,
 }
@@ -41,7 +42,7 @@ impl PreparedKey {
             Arc::new(Suite::ALL.map(|suite| {
                 // The third output of `MixKeyAndHash` is a key that `NNpsk0` replaces before its first use.
                 let (chaining_key, psk_hash) = hkdf2(&initial_hash(suite), &*psk);
-                PskState { chaining_key, psk_hash }
+                PskState { chaining_key: Mac::new(&chaining_key), psk_hash }
             }))
         }))
     }

@@ -92,6 +92,8 @@ mod incoming;
 mod key;
 mod record;
 mod server;
+#[cfg(all(test, target_os = "linux"))]
+mod stack;
 mod stream;
 mod suite;
 mod symmetric;

@@ -17,12 +17,22 @@ pub(super) const FINISH: u8 = 0;
 pub(super) const DATA: u8 = 1;
 pub(super) const CLOSE: u8 = 2;
 
+/// The length of data on the wire, in as few records as possible.
+pub(super) const fn wire_len(data_len: usize) -> usize {
+    data_len.saturating_add(data_len.div_ceil(MAX_DATA_LEN) * (PREFIX_LEN + MIN_SEALED_LEN))
+}
+
 /// Seals the records of one direction.
 pub(super) struct Sealer(Cipher);
 
 impl Sealer {
     pub(super) const fn new(cipher: Cipher) -> Self {
         Self(cipher)
+    }
+
+    #[cfg(test)]
+    pub(super) fn cipher(&mut self) -> &mut Cipher {
+        &mut self.0
     }
 
     /// Seals a record without data, and returns it without its length.
@@ -34,15 +44,43 @@ impl Sealer {
         sealed
     }
 
-    /// Appends a record to `out`. Its data are the first bytes of `parts`, at most [`MAX_DATA_LEN`]. Returns how many.
+    /// Appends records with the first bytes of `parts`, at most `max`, to `out`. Returns how many bytes they have.
+    pub(super) fn seal_data<'a>(
+        &mut self,
+        parts: &(impl Iterator<Item = &'a [u8]> + Clone),
+        max: usize,
+        out: &mut BytesMut,
+    ) -> usize {
+        let total = parts.clone().fold(0_usize, |sum, part| sum.saturating_add(part.len())).min(max);
+        out.reserve(wire_len(total));
+        let mut sealed = 0;
+        while sealed < total {
+            let mut skip = sealed;
+            let rest = parts.clone().map(move |part| {
+                let skipped = part.len().min(skip);
+                skip -= skipped;
+                &part[skipped..]
+            });
+            let len = (total - sealed).min(MAX_DATA_LEN);
+            self.seal(DATA, rest, len, out);
+            sealed += len;
+        }
+        total
+    }
+
+    /// Appends a CLOSE to `out`.
+    pub(super) fn seal_close(&mut self, out: &mut BytesMut) {
+        self.seal(CLOSE, std::iter::empty(), 0, out);
+    }
+
+    /// Appends a record to `out`. Its data are the first `len` bytes of `parts`, at most [`MAX_DATA_LEN`].
     pub(super) fn seal<'a>(
         &mut self,
         kind: u8,
-        parts: impl Iterator<Item = &'a [u8]> + Clone,
+        parts: impl Iterator<Item = &'a [u8]>,
+        len: usize,
         out: &mut BytesMut,
-    ) -> usize {
-        let total = parts.clone().fold(0_usize, |sum, part| sum.saturating_add(part.len()));
-        let len = total.min(MAX_DATA_LEN);
+    ) {
         out.reserve(PREFIX_LEN + MIN_SEALED_LEN + len);
         let sealed_len = MIN_SEALED_LEN + len;
         out.put_u16(u16::try_from(sealed_len).unwrap_or_else(|_| unreachable!("at most 16 KiB")));
@@ -56,7 +94,6 @@ impl Sealer {
         }
         let tag = self.0.seal(&[], &mut out[start..]);
         out.put_slice(&tag);
-        len
     }
 }
 
@@ -66,6 +103,11 @@ pub(super) struct Opener(Cipher);
 impl Opener {
     pub(super) const fn new(cipher: Cipher) -> Self {
         Self(cipher)
+    }
+
+    #[cfg(test)]
+    pub(super) fn cipher(&mut self) -> &mut Cipher {
+        &mut self.0
     }
 
     /// Opens a record in place, without its length. Returns its type and the length of its data, which follow the type.

@@ -6,7 +6,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use zeroize::Zeroizing;
 
 use super::cipher::TAG_LEN;
-use super::exchange::{Responder, Seed, hash_prologue};
+use super::exchange::{Answered, Responder, Seed, hash_prologue};
 use super::frame::{Codec, Content, Frame, Hello, MAX_CLIENT_LEN, MAX_SERVER_LEN, Message, PUBLIC_LEN};
 use super::record::{FINISH, Opener, Sealer};
 use super::stream::NoiseStream;
@@ -137,8 +137,7 @@ enum State<A> {
         claimed: ClaimedKeyId,
     },
     AwaitingFinish {
-        sealer: Sealer,
-        opener: Opener,
+        answered: Answered,
         peer: Peer<A>,
     },
     Done {
@@ -170,8 +169,8 @@ impl<S: KeySource<PreparedKey>> Handshake for ServerHandshake<S> {
                 let hello = Opened { suite, prologue: &prologue, public: &public, tag: &tag };
                 self.answer(&hello, &seed, claimed, &keys)
             }
-            (State::AwaitingFinish { sealer, opener, peer }, Input::Frame(frame)) => {
-                self.finish(sealer, opener, peer, frame)
+            (State::AwaitingFinish { answered, peer }, Input::Frame(frame)) => {
+                self.finish(answered, peer, frame)
             }
             _ => Err(HandshakeError::malformed("unexpected message").into()),
         }
@@ -259,26 +258,23 @@ impl<S: KeySource<PreparedKey>> ServerHandshake<S> {
             let reason = if is_known { RefusalReason::ProofMismatch } else { RefusalReason::UnknownKeyId };
             return Err(refused(reason, Some(claimed)));
         };
-        let Some((session, noise)) = answer? else {
+        let Some((answered, noise)) = answer? else {
             return Err(refused(RefusalReason::MalformedProof, Some(claimed)));
         };
-        let peer = Peer { identity: holder.identity().clone(), hash: session.hash };
-        self.state = State::AwaitingFinish {
-            sealer: Sealer::new(session.down),
-            opener: Opener::new(session.up),
-            peer,
-        };
+        let peer = Peer { identity: holder.identity().clone(), hash: answered.hash() };
+        self.state = State::AwaitingFinish { answered, peer };
         Ok(Step::Continue { send: Some(Message(Content::Answer { noise })) })
     }
 
     // FINISH received -> accepted
     fn finish(
         &mut self,
-        sealer: Sealer,
-        mut opener: Opener,
+        answered: Answered,
         peer: Peer<S::Metadata>,
         mut frame: Frame,
     ) -> Result<Step<Self>, Reject<Self>> {
+        let session = answered.into_session();
+        let (sealer, mut opener) = (Sealer::new(session.down), Opener::new(session.up));
         let finished = frame.content_mut().is_some_and(|sealed| opener.open_empty(FINISH, sealed));
         if !finished {
             // HELLO may have been a replay: only FINISH proves that the client holds the key now.
@@ -329,7 +325,8 @@ impl<A> Peer<A> {
         &self.hash
     }
 
-    /// Creates a peer without authentication, for unit tests of handlers.
+    /// Creates a peer without authentication, for unit tests of handlers. Requires the feature `test-util`. For its stream
+    /// see [`NoiseStream::pair_without_handshake`].
     #[cfg(feature = "test-util")]
     #[must_use]
     pub const fn without_handshake(identity: Identity<A>) -> Self {

@@ -7,6 +7,11 @@ use std::task::{Context, Poll, Wake, Waker, ready};
 use bytes::{Buf as _, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+#[cfg(feature = "test-util")]
+use super::Suite;
+#[cfg(feature = "test-util")]
+use super::cipher::Cipher;
+use super::cipher::TAG_LEN;
 use super::frame::PREFIX_LEN;
 use super::incoming::Incoming;
 use super::record::{CLOSE, DATA, MIN_SEALED_LEN, Opener, Sealer};
@@ -34,11 +39,11 @@ use crate::transport::{ChannelBinding, SocketOptions, Transport, TransportInfo};
 ///
 /// # Reading and writing
 ///
-/// A write seals at most 16 KiB into one record, keeps it until the transport has taken it, and returns how many bytes of
-/// *this* buffer it took. The record is sent by further writes, by `flush`, by `shutdown` and by reads, which also flush
+/// A write seals at most 64 KiB, in records of 16 KiB, keeps them until the transport has taken them, and returns how many
+/// bytes of *this* buffer it took. They are sent by further writes, by `flush`, by `shutdown` and by reads, which also flush
 /// the transport: writing and then reading makes progress without a flush, but flush before you wait for anything else. A
 /// read that waits already, in another task, sends what a write left; only a transport that buffers must then be flushed.
-/// Vectored writes are gathered into one record.
+/// Vectored writes are gathered into the same records.
 ///
 /// Reads and writes are cancel safe, and the halves of a split stream can be in different tasks. While the stream is idle
 /// it holds no buffer.
@@ -52,22 +57,35 @@ pub struct NoiseStream<IO> {
     unflushed: bool,
     // Sealed records, and the data of an opened one at the beginning.
     incoming: Incoming,
-    // How many bytes at the beginning of `incoming` are data.
-    opened: usize,
-    // How many bytes of a tag follow the data.
-    skip: usize,
+    // How many bytes at the beginning of `incoming` are data. The tag follows them.
+    opened: u16,
     read_state: State,
     write_state: State,
+    // Whether CLOSE was received.
+    has_ended: bool,
+    closing: Closing,
     waiting: Waiting,
     hash: Hash,
     accept_unauthenticated_end: bool,
 }
 
-/// The state of one direction.
-enum State {
+/// The most data that a write takes, in bytes. It is sent in one system call, if the transport takes it.
+const MAX_TAKEN: usize = 64 * 1024;
+
+/// After so many records without data a read lets other tasks run.
+const MAX_WITHOUT_DATA: usize = 64;
+
+/// How far a shutdown has come.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Closing {
     Open,
-    /// CLOSE was received, or sealed.
-    Closed,
+    CloseSealed,
+    TransportShutDown,
+}
+
+/// The state of one direction. As small as a pointer.
+enum State {
+    Good,
     Failed(Box<Failure>),
 }
 
@@ -75,8 +93,14 @@ impl State {
     fn check(&mut self) -> io::Result<()> {
         match self {
             Self::Failed(failure) => Err(failure.report()),
-            Self::Open | Self::Closed => Ok(()),
+            Self::Good => Ok(()),
         }
+    }
+
+    /// Returns whether the cause is that the peer has closed the connection.
+    fn is_closed_by_peer(&self) -> bool {
+        use io::ErrorKind::{BrokenPipe, ConnectionReset, NotConnected};
+        matches!(self, Self::Failed(failure) if matches!(failure.kind, BrokenPipe | ConnectionReset | NotConnected))
     }
 }
 
@@ -190,13 +214,57 @@ impl<IO> NoiseStream<IO> {
             unflushed: false,
             incoming: Incoming::new(read_ahead),
             opened: 0,
-            skip: 0,
-            read_state: State::Open,
-            write_state: State::Open,
+            read_state: State::Good,
+            write_state: State::Good,
+            has_ended: false,
+            closing: Closing::Open,
             waiting: Waiting::default(),
             hash,
             accept_unauthenticated_end,
         }
+    }
+
+    /// Creates both ends of a session without a handshake, for unit tests of handlers. Requires the feature `test-util`.
+    ///
+    /// `client` and `server` are the ends of a pipe. **The keys are constants.**
+    ///
+    /// ```
+    /// use std::io;
+    ///
+    /// use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
+    /// use tower_challenge::noise::{NoiseStream, Peer};
+    /// use tower_challenge::{Authenticated, Identity, KeyId};
+    ///
+    /// type Stream = Authenticated<NoiseStream<DuplexStream>, Peer>;
+    ///
+    /// async fn greet(mut stream: Stream) -> io::Result<()> {
+    ///     let greeting = format!("hello {}", stream.peer().identity().key_id());
+    ///     stream.write_all(greeting.as_bytes()).await?;
+    ///     stream.shutdown().await
+    /// }
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let (near, far) = duplex(1024);
+    /// let (mut client, server) = NoiseStream::pair_without_handshake(near, far);
+    /// let alice = Peer::without_handshake(Identity::new(KeyId::new("alice")?, ()));
+    /// greet(Authenticated::without_handshake(server, alice)).await?;
+    ///
+    /// let mut greeting = String::new();
+    /// client.read_to_string(&mut greeting).await?;
+    /// assert_eq!(greeting, "hello alice");
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[cfg(feature = "test-util")]
+    pub fn pair_without_handshake<S>(client: IO, server: S) -> (Self, NoiseStream<S>) {
+        let sealer = |key| Sealer::new(Cipher::new(Suite::Aes256Gcm, &[key; 32]));
+        let opener = |key| Opener::new(Cipher::new(Suite::Aes256Gcm, &[key; 32]));
+        let (up, down, hash) = (1, 2, [0; 32]);
+        (
+            Self::new(client, (sealer(up), opener(down)), hash, &[], false),
+            NoiseStream::new(server, (sealer(down), opener(up)), hash, &[], false),
+        )
     }
 
     /// Returns a reference to the transport, for its address and the like.
@@ -219,7 +287,7 @@ impl<IO> NoiseStream<IO> {
             self.end_writing(failed());
         }
         self.incoming = Incoming::default();
-        (self.opened, self.skip) = (0, 0);
+        self.opened = 0;
         self.waiting.wake_writer();
         error
     }
@@ -248,14 +316,13 @@ impl<IO> NoiseStream<IO> {
             Ok((DATA, data)) => {
                 // The length and the type are in front of the data, the tag is behind it.
                 self.incoming.advance(PREFIX_LEN + 1);
-                self.opened = data;
-                self.skip = len - 1 - data;
+                self.opened = u16::try_from(data).unwrap_or_else(|_| unreachable!("shorter than its record"));
                 self.release_opened();
                 Ok(true)
             }
             Ok((CLOSE, _)) => {
                 // Nothing after it is read.
-                self.read_state = State::Closed;
+                self.has_ended = true;
                 self.incoming = Incoming::default();
                 Ok(true)
             }
@@ -264,18 +331,18 @@ impl<IO> NoiseStream<IO> {
         }
     }
 
-    /// Gives back what was read.
+    /// Gives back a record whose data were read.
     fn release_opened(&mut self) {
         if self.opened == 0 {
-            self.incoming.advance(std::mem::take(&mut self.skip));
+            self.incoming.advance(TAG_LEN);
         }
     }
 
     fn take_data(&mut self, buf: &mut ReadBuf<'_>) {
-        let len = self.opened.min(buf.remaining());
+        let len = usize::from(self.opened).min(buf.remaining());
         buf.put_slice(&self.incoming.bytes()[..len]);
         self.incoming.advance(len);
-        self.opened -= len;
+        self.opened -= u16::try_from(len).unwrap_or_else(|_| unreachable!("at most as many"));
         self.release_opened();
     }
 }
@@ -322,10 +389,10 @@ impl<IO: AsyncWrite + Unpin> NoiseStream<IO> {
     fn poll_write_parts<'a>(
         &mut self,
         cx: &mut Context<'_>,
-        parts: impl Iterator<Item = &'a [u8]> + Clone,
+        parts: &(impl Iterator<Item = &'a [u8]> + Clone),
     ) -> Poll<io::Result<usize>> {
         self.write_state.check()?;
-        if let State::Closed = self.write_state {
+        if self.closing > Closing::Open {
             let error = "the stream was shut down";
             return Poll::Ready(Err(io::Error::new(io::ErrorKind::BrokenPipe, error)));
         }
@@ -334,7 +401,7 @@ impl<IO: AsyncWrite + Unpin> NoiseStream<IO> {
         }
         ready!(self.poll_send(Side::Writer, false, cx));
         self.write_state.check()?;
-        let len = self.sealer.seal(DATA, parts, &mut self.outgoing);
+        let len = self.sealer.seal_data(parts, MAX_TAKEN, &mut self.outgoing);
         // An attempt: what is left is sent later. After an error, the peer cannot open this record.
         let _ = self.poll_send(Side::Writer, false, cx);
         self.write_state.check()?;
@@ -349,22 +416,31 @@ impl<IO: AsyncWrite + Unpin> NoiseStream<IO> {
     }
 
     fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if let State::Open = self.write_state {
+        if let Closing::Open = self.closing {
             ready!(self.poll_send(Side::Writer, false, cx));
-            if let State::Open = self.write_state {
-                self.sealer.seal(CLOSE, std::iter::empty(), &mut self.outgoing);
-                self.write_state = State::Closed;
+            if let State::Good = self.write_state {
+                self.sealer.seal_close(&mut self.outgoing);
+                self.closing = Closing::CloseSealed;
             }
         }
         ready!(self.poll_send(Side::Writer, false, cx));
+        if let Closing::TransportShutDown = self.closing {
+            // A second shutdown of a socket is an error, once the peer has closed it as well.
+            return Poll::Ready(self.write_state.check());
+        }
         // Also after an error, but then without a CLOSE: the peer must not take what it has for all there is.
         let closed = ready!(Pin::new(&mut self.io).poll_shutdown(cx));
         self.unflushed = false;
-        self.write_state.check()?;
-        if let Err(error) = closed {
+        if let (State::Good, Err(error)) = (&self.write_state, closed) {
             self.fail_writing(error);
         }
-        Poll::Ready(self.write_state.check())
+        if self.has_ended && self.closing == Closing::CloseSealed && self.write_state.is_closed_by_peer() {
+            // The peer has said that it ends, and has closed the connection without a wait for this CLOSE.
+            self.write_state = State::Good;
+        }
+        self.write_state.check()?;
+        self.closing = Closing::TransportShutDown;
+        Poll::Ready(Ok(()))
     }
 
     fn recorded<T>(&mut self, side: Side, cx: &Context<'_>, polled: Poll<T>) -> Poll<T> {
@@ -382,20 +458,27 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> NoiseStream<IO> {
         if buf.remaining() == 0 {
             return Poll::Ready(Ok(()));
         }
+        let mut without_data = 0;
         loop {
             if self.opened > 0 {
                 self.take_data(buf);
                 return Poll::Ready(Ok(()));
             }
-            if let State::Closed = self.read_state {
+            if self.has_ended {
                 return Poll::Ready(Ok(()));
             }
             if self.open_next()? {
+                // Otherwise a peer that sends nothing else would occupy this task.
+                without_data += usize::from(self.opened == 0);
+                if without_data == MAX_WITHOUT_DATA {
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
                 continue;
             }
             match ready!(self.incoming.poll_fill(&mut self.io, cx)) {
                 Ok(0) if self.accept_unauthenticated_end && self.incoming.bytes().is_empty() => {
-                    self.read_state = State::Closed;
+                    self.has_ended = true;
                 }
                 Ok(0) => return Poll::Ready(Err(self.fail(truncated()))),
                 Ok(_) => {}
@@ -420,7 +503,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncRead for NoiseStream<IO> {
 #[deny(clippy::missing_trait_methods)]
 impl<IO: AsyncWrite + Unpin> AsyncWrite for NoiseStream<IO> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let polled = self.poll_write_parts(cx, std::iter::once(buf));
+        let polled = self.poll_write_parts(cx, &std::iter::once(buf));
         self.recorded(Side::Writer, cx, polled)
     }
 
@@ -439,7 +522,7 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for NoiseStream<IO> {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let polled = self.poll_write_parts(cx, bufs.iter().map(|buf| &**buf));
+        let polled = self.poll_write_parts(cx, &bufs.iter().map(|buf| &**buf));
         self.recorded(Side::Writer, cx, polled)
     }
 
@@ -465,5 +548,128 @@ impl<IO: Transport> Transport for NoiseStream<IO> {
 impl<IO: fmt::Debug> fmt::Debug for NoiseStream<IO> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("NoiseStream").field("io", &self.io).finish_non_exhaustive()
+    }
+}
+
+#[cfg(all(test, feature = "test-util"))]
+mod tests {
+    use std::io::ErrorKind;
+
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
+
+    use super::super::record::FINISH;
+    use super::super::record::wire_len;
+    use super::*;
+
+    fn pair() -> (NoiseStream<DuplexStream>, NoiseStream<DuplexStream>) {
+        let (near, far) = duplex(1024);
+        NoiseStream::pair_without_handshake(near, far)
+    }
+
+    /// What a peer may send, and this side does not.
+    #[tokio::test]
+    async fn records_without_data_are_skipped() {
+        let (mut client, mut server) = pair();
+        for data in [&b""[..], b"", b"one", b"", b"two"] {
+            client.sealer.seal(DATA, std::iter::once(data), data.len(), &mut client.outgoing);
+        }
+        client.shutdown().await.unwrap();
+        let mut received = Vec::new();
+        server.read_to_end(&mut received).await.unwrap();
+        assert_eq!(received, b"onetwo");
+    }
+
+    #[tokio::test]
+    async fn records_without_data_do_not_occupy_a_task() {
+        let (near, far) = duplex(1 << 20);
+        let (mut client, mut server) = NoiseStream::pair_without_handshake(near, far);
+        for _ in 0..1000 {
+            client.sealer.seal(DATA, std::iter::empty(), 0, &mut client.outgoing);
+        }
+        client.write_all(b"data").await.unwrap();
+        let mut received = [0; 4];
+        let mut read = tokio_test::task::spawn(server.read_exact(&mut received));
+        let mut pending = 0;
+        while read.poll().is_pending() {
+            // It goes on by itself.
+            assert!(read.is_woken());
+            pending += 1;
+        }
+        assert_eq!(pending, 1000 / MAX_WITHOUT_DATA);
+        drop(read);
+        assert_eq!(&received, b"data");
+    }
+
+    /// They open, and are not allowed there.
+    #[tokio::test]
+    async fn records_that_the_protocol_does_not_allow_are_errors() {
+        for (kind, data) in [(FINISH, &b""[..]), (FINISH, b"x"), (CLOSE, b"x"), (3, b""), (255, b"x")] {
+            let (mut client, mut server) = pair();
+            client.write_all(b"before").await.unwrap();
+            client.sealer.seal(kind, std::iter::once(data), data.len(), &mut client.outgoing);
+            client.write_all(b"after").await.unwrap();
+            let mut received = Vec::new();
+            let error = server.read_to_end(&mut received).await.unwrap_err();
+            assert_eq!(
+                (error.kind(), &received[..]),
+                (ErrorKind::InvalidData, &b"before"[..]),
+                "type {kind}"
+            );
+            assert!(server.write_all(b"x").await.is_err());
+        }
+    }
+
+    /// Its length is known before its bytes have arrived.
+    #[tokio::test]
+    async fn record_that_is_too_short_is_an_error_at_once() {
+        for len in 0..MIN_SEALED_LEN {
+            let (mut near, far) = duplex(64);
+            let (_, mut server) = NoiseStream::pair_without_handshake((), far);
+            near.write_u16(len.try_into().unwrap()).await.unwrap();
+            assert_eq!(server.read(&mut [0]).await.unwrap_err().kind(), ErrorKind::InvalidData);
+        }
+    }
+
+    /// The lengths of the writes. Nothing arrives.
+    #[derive(Default)]
+    struct Writes(Vec<usize>);
+
+    impl AsyncRead for Writes {
+        fn poll_read(self: Pin<&mut Self>, _: &mut Context<'_>, _: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+            Poll::Pending
+        }
+    }
+
+    impl AsyncWrite for Writes {
+        fn poll_write(mut self: Pin<&mut Self>, _: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+            self.0.push(buf.len());
+            Poll::Ready(Ok(buf.len()))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    static LONG: [u8; 64 * 1024] = [0; 64 * 1024];
+
+    fn counting() -> NoiseStream<Writes> {
+        NoiseStream::pair_without_handshake(Writes::default(), ()).0
+    }
+
+    #[tokio::test]
+    async fn long_write_is_one_write_to_the_transport() {
+        let mut stream = counting();
+        for writes in 1..10 {
+            stream.write_all(&LONG).await.unwrap();
+            assert_eq!(stream.io.0, vec![wire_len(LONG.len()); writes]);
+        }
+        stream.io.0.clear();
+        stream.write_all(&LONG.repeat(16)).await.unwrap();
+        assert_eq!(stream.io.0, [wire_len(LONG.len()); 16]);
     }
 }

@@ -148,33 +148,44 @@ fn refusal_matches() {
 #[test]
 fn records_match() {
     for row in rows() {
-        let rekey_every = if row.name.contains("rekeyed") { 2 } else { 1 << 20 };
+        let is_rekeyed = row.name.contains("rekeyed");
         let session = || {
             let (client, _) = mechanisms(&row);
             let client = start(&client, &row, &row.client_ephemeral_private);
             client.handshake.session_of(input(&hex(&row.answer_frame)))
         };
         let (sent, received) = (session(), session());
-        let mut up = Sealer::new(sent.up.rekey_every(rekey_every));
-        let mut opener = Opener::new(received.up.rekey_every(rekey_every));
-        let expected: &[(u8, &[u8])] = if rekey_every == 2 {
+        let (mut up, mut opener) = (Sealer::new(sent.up), Opener::new(received.up));
+        let expected: &[(u8, &[u8])] = if is_rekeyed {
             &[(FINISH, b""), (DATA, b"1"), (DATA, b"2"), (DATA, b"3"), (DATA, b"4")]
         } else {
             &[(FINISH, b""), (DATA, b"hello"), (DATA, b""), (CLOSE, b"")]
         };
-        check(&row.client_records, expected, &mut up, &mut opener);
+        check(&row.client_records, expected, &mut up, &mut opener, is_rekeyed);
         if !row.server_records.is_empty() {
             let (mut down, mut opener) = (Sealer::new(sent.down), Opener::new(received.down));
-            check(&row.server_records, &[(DATA, b"welcome"), (CLOSE, b"")], &mut down, &mut opener);
+            let expected: &[(u8, &[u8])] = &[(DATA, b"welcome"), (CLOSE, b"")];
+            check(&row.server_records, expected, &mut down, &mut opener, false);
         }
     }
 }
 
-fn check(rows: &[String], expected: &[(u8, &[u8])], sealer: &mut Sealer, opener: &mut Opener) {
+/// Checks the records of a direction, which is rekeyed before every second one, or not at all.
+fn check(
+    rows: &[String],
+    expected: &[(u8, &[u8])],
+    sealer: &mut Sealer,
+    opener: &mut Opener,
+    is_rekeyed: bool,
+) {
     assert_eq!(rows.len(), expected.len());
-    for (row, &(kind, data)) in rows.iter().zip(expected) {
+    for (number, (row, &(kind, data))) in rows.iter().zip(expected).enumerate() {
+        if is_rekeyed && number > 0 && number % 2 == 0 {
+            sealer.cipher().rekey();
+            opener.cipher().rekey();
+        }
         let mut out = BytesMut::new();
-        assert_eq!(sealer.seal(kind, std::iter::once(data), &mut out), data.len());
+        sealer.seal(kind, std::iter::once(data), data.len(), &mut out);
         assert_eq!(out[..], hex(row));
         let mut record = out.split_off(2);
         assert_eq!(opener.open(&mut record).unwrap(), (kind, data.len()));
@@ -211,11 +222,49 @@ async fn streams_go_on_across_rekeying_in_both_directions() {
         client.read_exact(&mut received).await.unwrap();
         assert_eq!(received, [round; 3]);
     }
-    // The fourth record has another key.
-    let mut with = session().up.before_rekeying(3);
-    let mut without = session().up.before_rekeying(3).rekey_every(u64::MAX);
-    let same = [(); 6].map(|()| with.seal(&[], &mut []) == without.seal(&[], &mut []));
-    assert_eq!(same, [true, true, true, false, false, false]);
+}
+
+/// Ten million records in each direction, whose keys are those of an independent computation.
+// Without optimizations it takes a minute.
+#[cfg(not(debug_assertions))]
+#[test]
+fn ten_million_records_across_rekeying() {
+    use aws_lc_rs::aead::{Aad, LessSafeKey, UnboundKey};
+
+    const RECORDS: u64 = 10_000_000;
+
+    let unbound =
+        |suite: Suite, key: &[u8; 32]| LessSafeKey::new(UnboundKey::new(suite.aead(), key).unwrap());
+    let directions = Suite::ALL.into_iter().flat_map(|suite| [(suite, 1), (suite, 2)]);
+    for (suite, first) in directions {
+        let mut key = [first; 32];
+        let (mut sealer, mut opener) =
+            (Sealer::new(Cipher::new(suite, &key)), Opener::new(Cipher::new(suite, &key)));
+        let (mut out, mut rekeyed) = (BytesMut::new(), 0);
+        for number in 0..RECORDS {
+            if number > 0 && number % (1 << 20) == 0 {
+                // The first 32 bytes of `ENCRYPT(k, 2^64 - 1, "", zeros)`.
+                let mut next = [0; 32];
+                let nonce = suite.nonce(u64::MAX);
+                let tag = unbound(suite, &key).seal_in_place_separate_tag(nonce, Aad::empty(), &mut next);
+                let _tag = tag.unwrap();
+                key = next;
+                rekeyed += 1;
+            }
+            let data = number.to_le_bytes();
+            out.clear();
+            sealer.seal(DATA, std::iter::once(&data[..]), data.len(), &mut out);
+            if number % (1 << 20) < 2 || number % (1 << 20) == (1 << 20) - 1 {
+                let mut expected = [&[DATA][..], &data].concat();
+                let nonce = suite.nonce(number);
+                unbound(suite, &key).seal_in_place_append_tag(nonce, Aad::empty(), &mut expected).unwrap();
+                assert_eq!(out[2..], expected, "record {number}");
+            }
+            assert_eq!(opener.open(&mut out[2..]).unwrap(), (DATA, data.len()), "record {number}");
+            assert_eq!(out[3..3 + data.len()], data, "record {number}");
+        }
+        assert_eq!(rekeyed, 9);
+    }
 }
 
 #[derive(Deserialize)]

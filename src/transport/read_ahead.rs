@@ -21,6 +21,10 @@ impl<IO> ReadAhead<IO> {
         Self { io, bytes }
     }
 
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
     pub(crate) fn into_parts(self) -> (IO, BytesMut) {
         (self.io, self.bytes)
     }

@@ -5,7 +5,7 @@ mod log;
 
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 use tempfile::NamedTempFile;
 
@@ -282,6 +282,7 @@ fn missing_key_explains_how_to_make_one() {
         for (mechanism, end) in [
             (None, "--key-file keys\n"),
             (Some("mutual"), "--key-file keys\n"),
+            (Some("noise"), "--key-file keys\n"),
             (Some("one-way"), "--key-file keys, or set CHALLENGE_KEY\n"),
             (Some("multiprocessing"), "--key-file keys, or set CHALLENGE_KEY\n"),
         ] {
@@ -302,14 +303,95 @@ fn missing_key_explains_how_to_make_one() {
 }
 
 #[test]
-fn mutual_does_not_use_the_variable() {
+fn mechanisms_with_key_ids_do_not_use_the_variable() {
     for program in PROGRAMS {
-        let output = run(example(program).env("CHALLENGE_KEY", "open sesame"), "");
-        assert_eq!(output.status.code(), Some(1));
-        let error = stderr(&output);
-        assert!(error.starts_with("error: CHALLENGE_KEY has no key id, which mutual needs; "), "{error}");
-        assert!(error.contains("--key-file keys"), "{error}");
+        for (args, name) in [(&[][..], "mutual"), (&["--mechanism", "noise"], "noise")] {
+            let output = run(example(program).args(args).env("CHALLENGE_KEY", "open sesame"), "");
+            assert_eq!(output.status.code(), Some(1));
+            let error = stderr(&output);
+            let expected = format!("error: CHALLENGE_KEY has no key id, which {name} needs; ");
+            assert!(error.starts_with(&expected), "{error}");
+            assert!(error.contains("--key-file keys"), "{error}");
+        }
     }
+}
+
+#[test]
+fn noise_with_a_key_file() {
+    let file = key_file(format!("alice:{KEY}\n"));
+    let noise = ["--mechanism", "noise", "--key-file", path(&file)];
+    let (mut server, addr) = server(&[&noise[..], &["--echo"]].concat());
+    let (observe, observe_addr) = start(example("example-observe").args(noise).args([
+        "--listen",
+        "127.0.0.1:0",
+        "--metrics",
+        "127.0.0.1:0",
+    ]));
+    // The echo is larger than all buffers between the two.
+    let input = format!("{}\n", "a long line".repeat(100)).repeat(3000);
+    for addr in [&addr, &observe_addr] {
+        for suite in [&[][..], &["--suite", "aes-256-gcm"], &["--suite", "chacha20-poly1305"]] {
+            let output = run(client(addr).args(noise).args(suite), &input);
+            assert_eq!((output.status.code(), stderr(&output)), (Some(0), ""));
+            assert!(stdout(&output) == input);
+        }
+    }
+    drop(observe);
+    server.line_with("accepted: key alice");
+    let output = run(client(&addr).args(noise).args(["--audience", "billing"]), "hello\n");
+    assert_fails(&output, &format!("error: {addr}: handshake refused; the server's log says why\n"));
+    server.line_with(" handshake refused: the proof does not match: wrong key, audience or channel binding");
+}
+
+#[test]
+fn server_allows_only_the_suite_that_it_is_given() {
+    let file = key_file(format!("alice:{KEY}\n"));
+    let noise = ["--mechanism", "noise", "--key-file", path(&file)];
+    let chacha = ["--suite", "chacha20-poly1305"];
+    let (mut server, addr) = server(&[&noise[..], &chacha, &["--echo"]].concat());
+    let output = run(client(&addr).args(noise).args(chacha), "hello\n");
+    assert_eq!((stdout(&output), stderr(&output)), ("hello\n", ""));
+    // The client's default is the other one.
+    assert_fails(
+        &run(client(&addr).args(noise), "hello\n"),
+        &format!("error: {addr}: handshake refused; the server's log says why\n"),
+    );
+    server.line_with(" handshake refused: the client chose a suite that is not allowed");
+}
+
+/// A server that stops closes its sessions, and what a client sent before is still read.
+#[cfg(unix)]
+#[test]
+fn noise_session_ends_cleanly_when_the_server_stops() {
+    let file = key_file(format!("alice:{KEY}\n"));
+    let noise = ["--mechanism", "noise", "--key-file", path(&file)];
+    let (mut server, addr) = server(&[&noise[..], &["--echo"]].concat());
+    let mut client = client(&addr);
+    let client = client.args(noise).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut client = client.spawn().unwrap();
+    // Stays open: the client has more to send.
+    let mut stdin = client.stdin.take().unwrap();
+    stdin.write_all(b"hello\n").unwrap();
+    server.line_with(" says: \"hello\\n\"");
+    server.terminate();
+    let output = client.wait_with_output().unwrap();
+    assert_eq!((stdout(&output), stderr(&output)), ("hello\n", ""));
+    assert!(output.status.success());
+    server.line_with(" closed");
+    assert_eq!(server.line(), "stopped");
+    assert!(server.wait().success());
+    drop(stdin);
+}
+
+/// The default server speaks `mutual`: the client's HELLO is not an answer to its challenge.
+#[test]
+fn noise_client_of_another_mechanism_fails() {
+    let file = key_file(format!("alice:{KEY}\n"));
+    let (_server, addr) = server(&["--key-file", path(&file)]);
+    let output = run(client(&addr).args(["--mechanism", "noise", "--key-file", path(&file)]), "hello\n");
+    assert_eq!((output.status.code(), stdout(&output)), (Some(1), ""));
+    assert!(stderr(&output).starts_with(&format!("error: {addr}: ")), "{}", stderr(&output));
+    assert!(stderr(&output).contains("the peer speaks the mechanism `mutual`"), "{}", stderr(&output));
 }
 
 #[cfg(unix)]
@@ -404,7 +486,7 @@ fn invalid_values_name_the_flag() {
 
 #[test]
 fn version_flag() {
-    for program in ["server", "client", "proxy"] {
+    for program in ["server", "client"] {
         let output = run(example(program).arg("--version"), "");
         assert_eq!(stdout(&output), format!("{program} 0.1.0\n"));
     }

@@ -7,8 +7,6 @@ mod support;
 
 #[path = "support/process.rs"]
 mod process;
-#[path = "support/proxy.rs"]
-mod proxy_pair;
 #[path = "support/unauthenticated.rs"]
 mod unauthenticated;
 #[path = "support/watch.rs"]
@@ -22,14 +20,16 @@ mod descriptors;
 mod examples;
 mod haproxy;
 mod hyper;
+mod node_noise;
+mod noise_http;
 mod observe;
-mod proxy;
-mod proxy_redis;
 mod python;
 mod python_multiprocessing;
 mod python_mutual;
+mod python_noise;
 mod python_rhel;
 mod rpc;
+mod snow;
 mod stack;
 mod tls;
 mod tls_prepare;

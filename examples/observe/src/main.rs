@@ -16,21 +16,25 @@ use std::time::Duration;
 use clap::Parser;
 use ipnet::IpNet;
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
-use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::io::{
+    AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, BufReader,
+};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tower::ServiceBuilder;
 use tower_challenge::admission::{Admission, Penalties};
 use tower_challenge::handshake::Accept;
 use tower_challenge::key::PrepareKey;
-use tower_challenge::mechanism::{Handshake, Mechanism, PeerOf, ServerRole};
+use tower_challenge::mechanism::{Mechanism, PeerOf, ServerRole, StreamOf};
+#[cfg(feature = "noise")]
+use tower_challenge::noise;
 use tower_challenge::{
     Authenticated, ChallengeLayer, Connection, KeyRing, multiprocessing, mutual, observe, one_way, serve,
 };
 use tracing::{Level, error, info};
 
 use self::shared::BoxError;
-use self::shared::capacity::{CapacityArgs, Demand};
+use self::shared::capacity::CapacityArgs;
 use self::shared::credentials::{self, Credentials};
 use self::shared::output::{LineWriter, out};
 use self::shared::program::{self, Stopping};
@@ -84,6 +88,18 @@ async fn run(args: &Args) -> Result<ExitCode, BoxError> {
             let mechanism = mutual::Server::new(ring(credentials, &mut stopping).await?, audience);
             serve_with(args, stopping, mechanism).await
         }
+        #[cfg(feature = "noise")]
+        credentials::Mechanism::Noise => {
+            let audience = credentials.audience()?;
+            let mechanism = noise::Server::new(ring(credentials, &mut stopping).await?, audience);
+            let mechanism = match credentials.suite() {
+                Some(suite) => mechanism.suites([suite]),
+                None => mechanism,
+            };
+            serve_with(args, stopping, mechanism).await
+        }
+        #[cfg(not(feature = "noise"))]
+        credentials::Mechanism::Noise => Err(credentials::WITHOUT_NOISE.into()),
         credentials::Mechanism::OneWay => {
             let mechanism = one_way::Server::new(ring(credentials, &mut stopping).await?);
             serve_with(args, stopping, mechanism).await
@@ -107,11 +123,12 @@ where
 async fn serve_with<M>(args: &Args, stopping: Stopping, mechanism: M) -> Result<ExitCode, BoxError>
 where
     M: Mechanism<Role = ServerRole> + Send + Sync + 'static,
-    M::Handshake: Handshake<Stream<Connection<TcpStream>> = Connection<TcpStream>>,
+    // The connection itself, or a stream that encrypts it.
+    StreamOf<M, Connection<TcpStream>>: Send + 'static,
     PeerOf<M>: Send + 'static,
     Accept<Connection<TcpStream>, M>: Send + 'static,
 {
-    let capacity = args.capacity.fit(Demand::SERVER)?;
+    let capacity = args.capacity.fit()?;
     let admission = Admission::builder().max_pending(capacity.max_pending).penalties(Penalties::new());
     let admission = args.exempt.iter().fold(admission, |admission, &prefix| admission.exempt(prefix));
     // Without buckets the exporter turns the histogram into a summary: quantiles of the last minute.
@@ -134,7 +151,7 @@ where
         .layer(challenge)
         // Inside the challenge, so that unauthenticated peers do not count.
         .concurrency_limit(capacity.max_sessions)
-        .service_fn(session);
+        .service_fn(session::<StreamOf<M, _>, PeerOf<M>>);
     // Without `on_error`: the feature `tracing` logs the errors.
     serve(listener, service)
         .max_connections(capacity.max_connections())
@@ -150,21 +167,36 @@ async fn bind(flag: &str, addr: &str) -> Result<TcpListener, String> {
 }
 
 /// Runs a session. Its log lines are inside the span of the connection, with the peer's address and key id.
-async fn session<P>(mut stream: Authenticated<Connection<TcpStream>, P>) -> io::Result<()> {
+async fn session<IO, P>(mut stream: Authenticated<IO, P>) -> io::Result<()>
+where
+    IO: AsyncRead + AsyncWrite + Unpin,
+{
     info!("session begins");
+    let shutdown = stream.shutdown_token().cloned().expect("`serve` sets one");
     let mut buf = [0; 4096];
     let mut echoed = 0;
+    let mut closed = false;
     loop {
-        let len = match stream.read(&mut buf).await {
-            // A reset ends a session like a close.
-            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => 0,
-            read => read?,
+        let len = tokio::select! {
+            read = stream.read(&mut buf) => read?,
+            () = shutdown.cancelled(), if !closed => {
+                // The client then closes, too. Until then, it can be read.
+                stream.shutdown().await?;
+                closed = true;
+                continue;
+            }
         };
         if len == 0 {
             break;
         }
-        stream.write_all(&buf[..len]).await?;
-        echoed += len;
+        if !closed {
+            stream.write_all(&buf[..len]).await?;
+            echoed += len;
+        }
+    }
+    if !closed {
+        // Dropping the stream of `noise` would look to the client like a connection that was cut.
+        stream.shutdown().await?;
     }
     info!(echoed, "session over");
     Ok(())

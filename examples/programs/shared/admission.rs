@@ -6,7 +6,7 @@ use tower_challenge::admission::{Admission, AdmissionError, Penalties};
 use super::capacity::Capacity;
 use super::values::prefix;
 
-/// The smallest default of `--max-per-source`. A client sidecar has 100 handshakes in flight at the same time, so a
+/// The smallest default of `--max-per-source`. The sidecar `challenge-proxy` has 64 handshakes in flight at the same time, so a
 /// burst of its sessions is within the limit of every server.
 const MIN_PER_SOURCE: usize = 128;
 

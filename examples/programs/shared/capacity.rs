@@ -7,6 +7,9 @@ use super::output::out;
 /// The maximum number of sessions by default.
 const SESSIONS: usize = 1024;
 
+/// The maximum number of in-flight handshakes by default.
+const PENDING: usize = 1024;
+
 /// The smallest default. With less room than this, a server is not worth starting.
 const MIN: usize = 128;
 
@@ -20,26 +23,9 @@ pub(crate) struct CapacityArgs {
     #[arg(long, value_name = "N")]
     max_sessions: Option<NonZeroUsize>,
 
-    /// Maximum number of in-flight handshakes [default: 1024 for a server, 100 for a client, or less if the limit of open
-    /// files is low]
+    /// Maximum number of in-flight handshakes [default: 1024, or less if the limit of open files is low]
     #[arg(long, value_name = "N")]
     max_pending: Option<NonZeroUsize>,
-}
-
-/// What a program takes.
-#[derive(Clone, Copy)]
-pub(crate) struct Demand {
-    /// File descriptors of a session.
-    pub(crate) session: usize,
-    /// File descriptors of an in-flight handshake that is not a session yet.
-    pub(crate) handshake: usize,
-    /// The maximum number of in-flight handshakes by default.
-    pub(crate) max_pending: usize,
-}
-
-impl Demand {
-    /// A server whose sessions open nothing else.
-    pub(crate) const SERVER: Self = Self { session: 1, handshake: 1, max_pending: 1024 };
 }
 
 /// How much may be open at the same time.
@@ -57,22 +43,21 @@ impl CapacityArgs {
     /// # Errors
     ///
     /// Returns the arithmetic if the flags ask for more, or if less fits than a server needs.
-    pub(crate) fn fit(&self, demand: Demand) -> Result<Capacity, String> {
+    pub(crate) fn fit(&self) -> Result<Capacity, String> {
         let limit = rlimit::increase_nofile_limit(u64::MAX);
         let limit = limit.map_err(|error| format!("cannot raise the limit of open files: {error}"))?;
         let limit = usize::try_from(limit).unwrap_or(usize::MAX);
-        let capacity = self.within(limit, demand);
-        let needed = capacity.descriptors(demand);
+        let capacity = self.within(limit);
+        let needed = capacity.descriptors();
         let Capacity { max_sessions, max_pending } = capacity;
         if needed > limit {
-            let Demand { session, handshake, .. } = demand;
             return Err(format!(
                 "{max_sessions} sessions and {max_pending} in-flight handshakes need {needed} file descriptors \
-                 ({max_sessions} x {session} + {max_pending} x {handshake} + {RESERVED}), but the limit is {limit}: \
+                 ({max_sessions} x 1 + {max_pending} x 1 + {RESERVED}), but the limit is {limit}: \
                  raise the hard limit (`ulimit -Hn`), or lower --max-sessions or --max-pending"
             ));
         }
-        if self.within(usize::MAX, demand).descriptors(demand) > limit {
+        if self.within(usize::MAX).descriptors() > limit {
             out(format_args!(
                 "the limit of {limit} open files allows {max_sessions} sessions and {max_pending} in-flight handshakes"
             ));
@@ -81,20 +66,17 @@ impl CapacityArgs {
     }
 
     /// Returns the values of the flags, and what fits into the limit where there is none.
-    fn within(&self, limit: usize, Demand { session, handshake, max_pending }: Demand) -> Capacity {
+    fn within(&self, limit: usize) -> Capacity {
         let free = limit.saturating_sub(RESERVED);
-        let fitting = |free: usize, each: usize, max: usize| {
-            free.checked_div(each).map_or(max, |count| count.max(MIN).min(max))
-        };
-        let without = |count: usize, each: usize| free.saturating_sub(count.saturating_mul(each));
+        let fitting = |free: usize, max: usize| free.max(MIN).min(max);
         let max_pending = match (self.max_pending, self.max_sessions) {
             (Some(pending), _) => pending.get(),
-            (None, Some(sessions)) => fitting(without(sessions.get(), session), handshake, max_pending),
-            (None, None) => fitting(free, session + handshake, max_pending),
+            (None, Some(sessions)) => fitting(free.saturating_sub(sessions.get()), PENDING),
+            (None, None) => fitting(free / 2, PENDING),
         };
         let max_sessions = self
             .max_sessions
-            .map_or_else(|| fitting(without(max_pending, handshake), session, SESSIONS), NonZeroUsize::get);
+            .map_or_else(|| fitting(free.saturating_sub(max_pending), SESSIONS), NonZeroUsize::get);
         Capacity { max_sessions, max_pending }
     }
 }
@@ -105,9 +87,8 @@ impl Capacity {
         self.max_sessions.saturating_add(self.max_pending).saturating_add(1)
     }
 
-    fn descriptors(self, demand: Demand) -> usize {
-        let sessions = self.max_sessions.saturating_mul(demand.session);
-        let handshakes = self.max_pending.saturating_mul(demand.handshake);
-        sessions.saturating_add(handshakes).saturating_add(RESERVED)
+    /// A session and a handshake have one each.
+    fn descriptors(self) -> usize {
+        self.max_sessions.saturating_add(self.max_pending).saturating_add(RESERVED)
     }
 }

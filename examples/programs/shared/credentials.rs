@@ -5,6 +5,8 @@ use std::fmt::Display;
 use std::path::PathBuf;
 
 use tower_challenge::mutual::Audience;
+#[cfg(feature = "noise")]
+use tower_challenge::noise;
 use tower_challenge::{Key, KeyEntry, KeyFile};
 
 use super::BoxError;
@@ -17,6 +19,11 @@ pub(crate) const HELP: &str = "\
 Keys:
   (umask 077; echo \"alice:$(openssl rand -hex 32)\" > keys)   makes a key file, for --key-file keys
   CHALLENGE_KEY   one-way and multiprocessing: the key as text, if there is no --key-file; at least 8 bytes";
+
+/// The error of programs that were built without `noise`.
+#[cfg(not(feature = "noise"))]
+pub(crate) const WITHOUT_NOISE: &str = "--mechanism noise: this program was built without the feature `noise`; \
+     add --features noise to `cargo run`";
 
 /// The variable that holds one key as text.
 const VARIABLE: &str = "CHALLENGE_KEY";
@@ -38,9 +45,14 @@ pub(crate) struct Credentials {
     #[arg(long)]
     allow_group_read: bool,
 
-    /// mutual: the name of the service, the same on both sides; an empty one stands for no name
+    /// mutual and noise: the name of the service, the same on both sides; an empty one stands for no name
     #[arg(long, value_name = "NAME", default_value = "example")]
     audience: String,
+
+    /// noise: the cipher; on a server the only one that clients may choose [default: any on a server, aes-256-gcm on a
+    /// client]
+    #[arg(long, value_enum)]
+    suite: Option<Suite>,
 
     /// multiprocessing: also speak to Python 3.11 and older, which knows only HMAC-MD5
     #[arg(long)]
@@ -51,14 +63,37 @@ pub(crate) struct Credentials {
     tutorial: bool,
 }
 
-#[derive(Clone, Copy, PartialEq, clap::ValueEnum)]
+#[derive(Clone, Copy, clap::ValueEnum)]
 pub(crate) enum Mechanism {
     /// Each side proves to the other that it holds the key
     Mutual,
+    /// As mutual, and encrypts everything after it; needs `cargo run --features noise`
+    Noise,
     /// The client proves itself to the server: 32 random bytes, HMAC-MD5, a verdict
     OneWay,
     /// The protocol of Python's `multiprocessing.connection`; each line is a message
     Multiprocessing,
+}
+
+impl Mechanism {
+    /// Returns the name of a mechanism whose peers name their keys.
+    fn with_key_ids(self) -> Option<&'static str> {
+        match self {
+            Self::Mutual => Some("mutual"),
+            Self::Noise => Some("noise"),
+            Self::OneWay | Self::Multiprocessing => None,
+        }
+    }
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum Suite {
+    /// AES-256-GCM, for processors with AES instructions
+    #[value(name = "aes-256-gcm")]
+    Aes256Gcm,
+    /// ChaCha20-Poly1305, for processors without
+    #[value(name = "chacha20-poly1305")]
+    ChaCha20Poly1305,
 }
 
 impl Credentials {
@@ -72,6 +107,14 @@ impl Credentials {
         } else {
             key_file::audience(&self.audience)
         }
+    }
+
+    #[cfg(feature = "noise")]
+    pub(crate) fn suite(&self) -> Option<noise::Suite> {
+        self.suite.map(|suite| match suite {
+            Suite::Aes256Gcm => noise::Suite::Aes256Gcm,
+            Suite::ChaCha20Poly1305 => noise::Suite::ChaCha20Poly1305,
+        })
     }
 
     /// Returns the key file, if that is where the keys come from.
@@ -89,10 +132,10 @@ impl Credentials {
             return key_file::read(file, stopping).await;
         }
         let text = env::var_os(VARIABLE);
-        if self.mechanism == Mechanism::Mutual {
+        if let Some(mechanism) = self.mechanism.with_key_ids() {
             let is_set = text.is_some();
-            let problem = if is_set { "CHALLENGE_KEY has no key id, which mutual needs" } else { "no keys" };
-            return Err(advise(problem, "").into());
+            let problem = format!("CHALLENGE_KEY has no key id, which {mechanism} needs");
+            return Err(advise(if is_set { &problem } else { "no keys" }, "").into());
         }
         let text = text.ok_or_else(|| advise("no keys", ", or set CHALLENGE_KEY"))?;
         let text = text.into_string().map_err(|_| "CHALLENGE_KEY: not UTF-8; use a --key-file")?;

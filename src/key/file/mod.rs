@@ -135,8 +135,18 @@ impl KeyFile {
     /// Returns a [`KeyFileError`] if the file cannot be read, has insecure permissions or another owner, or contains an
     /// invalid line or no key.
     pub fn read(&self) -> Result<Vec<KeyEntry>, KeyFileError> {
-        let content = self.content(self.open_or_wait()?)?;
+        let content = self.read_content()?;
         self.parse(&*content)
+    }
+
+    /// Reads the content of the file with the same checks as [`read`](Self::read), and does not parse it: for a secret of
+    /// another form. It is overwritten on drop.
+    ///
+    /// # Errors
+    ///
+    /// Returns a [`KeyFileError`] if the file cannot be read, or has insecure permissions or another owner.
+    pub fn read_content(&self) -> Result<Zeroizing<Vec<u8>>, KeyFileError> {
+        self.content(self.open_or_wait()?)
     }
 
     /// Parses `content` as if it were the content of the file, e.g. if it comes from a secret manager. The file is not

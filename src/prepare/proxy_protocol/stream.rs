@@ -32,7 +32,12 @@ impl<IO> Proxied<IO> {
         self.header.as_ref()
     }
 
-    /// Returns a reference to the inner stream.
+    /// Returns the bytes that arrived together with the header and that are read first.
+    pub fn read_ahead(&self) -> &[u8] {
+        self.io.bytes()
+    }
+
+    /// Returns a reference to the inner stream. Bytes read from it follow [`read_ahead`](Self::read_ahead).
     pub const fn get_ref(&self) -> &IO {
         &self.io.io
     }

@@ -24,13 +24,10 @@ fn programs() -> Vec<(&'static str, Command)> {
         command
     };
     let listen = ["--listen", "127.0.0.1:0"];
-    let proxy = [&listen[..], &["--target", "127.0.0.1:1"]].concat();
     vec![
         ("server", with("server", &listen)),
         ("client", with("client", &[])),
         ("observe", with("example-observe", &[&listen[..], &["--metrics", "127.0.0.1:0"]].concat())),
-        ("proxy server", with("proxy", &[&["server"], &proxy[..]].concat())),
-        ("proxy client", with("proxy", &[&["client"], &proxy[..]].concat())),
     ]
 }
 
@@ -152,31 +149,6 @@ fn keys_never_become_ids() {
         assert_no_key(&*recorded.lock().unwrap());
         server.terminate();
         server.rest().iter().for_each(assert_no_key);
-    }
-}
-
-/// The same at the flags of the proxy.
-#[test]
-fn proxy_does_not_print_rejected_values() {
-    let keys = key_file(format!("alice:{KEY}\n"));
-    for (flag, value) in [("--key-id", KEY), ("--audience", &KEY.repeat(5))] {
-        let mut command = example("proxy");
-        command.args([
-            "client",
-            "--listen",
-            "127.0.0.1:0",
-            "--target",
-            "127.0.0.1:1",
-            "--key-file",
-            path(&keys),
-        ]);
-        if flag != "--audience" {
-            command.args(["--audience", "example"]);
-        }
-        let output = run(command.args([flag, value]), "");
-        assert_eq!(output.status.code(), Some(1));
-        assert!(stderr(&output).starts_with(&format!("error: {flag}: ")), "{}", stderr(&output));
-        assert_no_key(&output.stderr);
     }
 }
 

@@ -8,12 +8,12 @@ use std::time::{Duration, Instant};
 
 use futures::StreamExt as _;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tower_challenge::mechanism::{ClientRole, Mechanism};
-use tower_challenge::{Connector, Key, mutual, one_way};
+use tower_challenge::{Connector, Key, one_way};
 
-use super::{KEY, TUTORIAL_KEY, key_file, path};
+use super::TUTORIAL_KEY;
 use crate::process::{Running, example};
 
 /// A line of a kilobyte.
@@ -101,28 +101,6 @@ async fn observe_serves_without_reader() {
     let mut command = example("example-observe");
     command.args(["--tutorial", "--listen", "127.0.0.1:0", "--metrics", "127.0.0.1:0"]);
     assert_serves_without_reader(&mut command, &tutorial(), 1_000).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn proxy_serves_without_reader() {
-    let service = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let target = service.local_addr().unwrap().to_string();
-    tokio::spawn(async move {
-        while let Ok((mut stream, _)) = service.accept().await {
-            tokio::spawn(async move {
-                let (mut read, mut write) = stream.split();
-                tokio::io::copy(&mut read, &mut write).await
-            });
-        }
-    });
-    let keys = key_file(format!("alice:{KEY}\n"));
-    let mut command = example("proxy");
-    command.args(["server", "--listen", "127.0.0.1:0", "--target", &target]);
-    command.args(["--audience", "test", "--key-file", path(&keys)]);
-    let key = Key::from_hex(KEY).unwrap();
-    let audience = mutual::Audience::new("test").unwrap();
-    let client = mutual::Client::new("alice", &key, audience).unwrap();
-    assert_serves_without_reader(&mut command, &client, 3_000).await;
 }
 
 /// What a program prints before it ends may have no reader, either.

@@ -1,6 +1,7 @@
 //! Child processes: the examples, and peers in other languages.
 #![allow(dead_code, unreachable_pub, reason = "each test uses its part")]
 
+use std::ffi::OsString;
 use std::io::{BufRead as _, BufReader, Read, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, ChildStdout, Command, ExitStatus, Output, Stdio};
@@ -62,10 +63,27 @@ pub fn script(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("python").join(name)
 }
 
+/// Returns the command for the script on the Python package `noiseprotocol`. Checks that this is installed.
+pub fn python_noise() -> Command {
+    static CHECKED: Once = Once::new();
+
+    CHECKED.call_once(|| {
+        let mut check = Command::new(python_program());
+        let status = check.args(["-c", "import noise.connection"]).status().unwrap();
+        let advice = "make a virtual environment with noiseprotocol==0.3.1, and name its Python in PYTHON";
+        assert!(status.success(), "{:?} cannot import noise.connection: {advice}", check.get_program());
+    });
+    python("noise_peer.py")
+}
+
 pub fn python(name: &str) -> Command {
-    let mut command = Command::new(std::env::var_os("PYTHON").unwrap_or_else(|| "python3".into()));
+    let mut command = Command::new(python_program());
     command.arg(script(name)).env("PYTHONUTF8", "1");
     command
+}
+
+fn python_program() -> OsString {
+    std::env::var_os("PYTHON").unwrap_or_else(|| "python3".into())
 }
 
 /// How long a test waits for a program before it fails.
@@ -81,9 +99,14 @@ pub struct Running {
 impl Running {
     pub fn start(command: &mut Command) -> Self {
         let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().expect("failed to start");
-        let stdout = BufReader::new(child.stdout.take().unwrap());
-        let (sender, lines) = mpsc::channel();
-        thread::spawn(move || stdout.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
+        let lines = lines(child.stdout.take().unwrap());
+        Self { child, lines }
+    }
+
+    /// Starts a program whose standard error is read instead. Its input and output are as `command` has them.
+    pub fn start_stderr(command: &mut Command) -> Self {
+        let mut child = command.stderr(Stdio::piped()).spawn().expect("failed to start");
+        let lines = lines(child.stderr.take().unwrap());
         Self { child, lines }
     }
 
@@ -162,6 +185,14 @@ impl Running {
         self.signal("-TERM");
     }
 
+    pub fn hang_up(&self) {
+        self.signal("-HUP");
+    }
+
+    pub fn kill(&self) {
+        self.signal("-KILL");
+    }
+
     fn signal(&self, signal: &str) {
         let status = Command::new("kill").args([signal, &self.child.id().to_string()]).status().unwrap();
         assert!(status.success());
@@ -177,6 +208,14 @@ impl Drop for Running {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Reads a pipe in a thread of its own.
+fn lines(pipe: impl Read + Send + 'static) -> mpsc::Receiver<String> {
+    let (sender, lines) = mpsc::channel();
+    let pipe = BufReader::new(pipe);
+    thread::spawn(move || pipe.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
+    lines
 }
 
 /// Runs a program to its end with `input` as its standard input.

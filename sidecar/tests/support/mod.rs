@@ -1,0 +1,4 @@
+pub(crate) mod http;
+pub(crate) mod relay;
+pub(crate) mod service;
+pub(crate) mod sidecar;
