@@ -113,7 +113,7 @@ impl RedisKeysBuilder {
 
     /// Refuses all new handshakes while Redis has not been seen for this long. Default: never.
     ///
-    /// This ends how long a revoked key may be accepted by a server that cannot reach Redis. But then nobody new gets in
+    /// This ends how long a revoked key may be accepted by a server that cannot reach Redis. But then no new client is accepted
     /// when Redis is down for longer.
     pub fn max_stale(mut self, max: Duration) -> Self {
         self.max_stale = Some(max);
@@ -226,7 +226,7 @@ impl<K: PrepareKey> KeySource<K> for RedisKeys<K> {
     }
 }
 
-/// Makes a key that nobody has, under an id that nobody knows.
+/// Creates a random key with a random id.
 fn placeholder() -> Result<KeyEntry, KeyError> {
     let id = Key::generate()?.to_hex();
     KeyEntry::new(id.as_str(), Key::generate()?)

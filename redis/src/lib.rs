@@ -7,7 +7,7 @@
 //!
 //! **No handshake waits for Redis, and Redis is not trusted.** It holds no key in clear: keys are sealed with a secret
 //! that only servers and managers have, or derived from it. What Redis loses, repeats or rolls back revives no revoked
-//! key on a running server. A hostile Redis gets nobody in; it can withhold changes, which
+//! key on a running server. A hostile Redis cannot admit a client; it can withhold changes, which
 //! [`staleness`](RedisKeys::staleness) shows.
 //!
 //! The page [Many servers](https://docs.rs/crate/tower-challenge-redis/latest/source/docs/fleet.md) has the set-up and

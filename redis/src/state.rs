@@ -166,7 +166,7 @@ impl State {
         }
     }
 
-    /// Notes that Redis has a revocation of an id that cannot be opened. A derived key of such an id gets nobody in; its
+    /// Notes that Redis has a revocation of an id that cannot be opened. A derived key of such an id is refused; its
     /// sessions continue.
     pub(crate) fn doubt(&mut self, id: &KeyId) {
         let load = self.load;

@@ -1,11 +1,11 @@
-//! Where to listen, and where to connect to.
+//! Addresses to listen on and to connect to.
 
 use std::fmt;
 use std::net::Ipv6Addr;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-/// What every error of [`Address`] ends with.
+/// The end of every error of [`Address`].
 const EXPECTED: &str = "expected HOST:PORT, such as 127.0.0.1:6379 or [::1]:6379, the path of a Unix socket, such as \
                         /run/redis.sock, or @NAME for an abstract one";
 

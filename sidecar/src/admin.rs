@@ -29,7 +29,7 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 /// The pause after a failed accept.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(500);
 
-/// How many clients are served at the same time. One more ends the oldest, which is probably silent.
+/// How many clients are served at the same time. A further one ends the oldest, which is probably silent.
 const MAX_CONNECTIONS: usize = 64;
 
 /// How often the exporter drops what it keeps for quantiles and was not read.

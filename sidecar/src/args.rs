@@ -137,7 +137,7 @@ pub(crate) enum Side {
 /// The settings of the process.
 #[derive(Args, Clone, Debug, PartialEq)]
 pub(crate) struct ProcessArgs {
-    /// The address of the Prometheus metrics (/metrics) and the health check (/healthz). Not for the public
+    /// The address of the Prometheus metrics (/metrics) and the health check (/healthz). Do not expose it to the internet
     #[arg(long, value_name = "ADDR")]
     pub(crate) admin: Option<ListenAddress>,
 

@@ -1,4 +1,4 @@
-//! How much may be open at the same time, within the limit of the process on open files.
+//! Limits on sessions and handshakes, within the limit of the process on open files.
 
 use std::num::NonZeroUsize;
 
@@ -17,7 +17,7 @@ const MIN: usize = 128;
 /// connections that have just been accepted or evicted.
 const RESERVED: usize = 58;
 
-/// What a side takes.
+/// The file descriptors that a side needs.
 #[derive(Clone, Copy)]
 pub(crate) struct Demand {
     /// File descriptors of a session.
@@ -37,7 +37,7 @@ impl Demand {
     pub(crate) const CLIENT: Self = Self { session: 2, handshake: 0, max_pending: 64 };
 }
 
-/// How much a service may have open at the same time.
+/// The limits of a service.
 #[derive(Clone, Copy)]
 pub(crate) struct Capacity {
     pub(crate) max_sessions: usize,

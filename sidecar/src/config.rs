@@ -1,4 +1,4 @@
-//! What a process runs: from the command line, or from a file.
+//! The configuration of a process, from the command line or from a file.
 //!
 //! The file is read into the same flags: each key of a table is the flag of that name. So both have the same names,
 //! defaults, checks and errors.

@@ -13,7 +13,7 @@ use crate::buffer::Buffer;
 use crate::socket::OverSocket;
 use crate::splice::Pipe;
 
-/// What stopped a direction.
+/// The reason why a direction stopped.
 #[derive(Debug)]
 pub(crate) enum Failure {
     /// Its source: nothing more can be read.
@@ -47,10 +47,10 @@ impl Meter {
 /// With less room than this in the buffer, what was read is written first.
 const MIN_ROOM: usize = 16 * 1024;
 
-/// After so many bytes a poll ends.
+/// The number of bytes after which a poll ends.
 const MAX_MOVED: usize = 512 * 1024;
 
-/// So many bytes at once are bulk data, for which the kernel moves them more cheaply than a copy.
+/// The number of bytes in one read from which on they count as bulk data, for which the kernel moves them more cheaply than a copy.
 const BULK_LEN: usize = 64 * 1024;
 
 pub(crate) struct Direction {
@@ -75,7 +75,7 @@ enum State {
     Over,
 }
 
-/// What comes after the data.
+/// The event that follows the data.
 enum After {
     More,
     End,
@@ -211,7 +211,7 @@ impl Direction {
     }
 }
 
-/// Reads what is there, as far as it fits into a buffer: a source of records has more after the first.
+/// Reads as much as fits into a buffer: a source of records may have more after the first one.
 fn poll_read<R>(cx: &mut Context<'_>, from: &mut R) -> Poll<(Buffer, After)>
 where
     R: AsyncRead + Unpin,

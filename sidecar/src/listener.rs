@@ -151,7 +151,7 @@ fn bind_unix(path: &Path, mode: Mode) -> io::Result<(std::os::unix::net::UnixLis
     socket.bind(&socket2::SockAddr::unix(path)?)?;
     let metadata = fs::symlink_metadata(path)?;
     let file = SocketFile { path: path.to_owned(), device: metadata.dev(), inode: metadata.ino() };
-    // Nobody can connect before it listens.
+    // No client can connect before it listens.
     fs::set_permissions(path, fs::Permissions::from_mode(mode.0))?;
     socket.listen(i32::MAX)?;
     let listener = UnixListener::from(std::os::fd::OwnedFd::from(socket));

@@ -68,7 +68,7 @@ fn main() -> ExitCode {
         Command::Completions { shell } => print_completions(shell),
     };
     ended.unwrap_or_else(|error| {
-        // Nobody may read it.
+        // The reader may be gone.
         let _ = writeln!(io::stderr(), "error: {error}");
         ExitCode::FAILURE
     })

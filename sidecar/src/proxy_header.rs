@@ -24,7 +24,7 @@ pub(crate) fn v2(addresses: Option<(SocketAddr, SocketAddr)>, key_id: &[u8]) -> 
     header.unwrap_or_else(|_| unreachable!("a key id has at most 255 bytes"))
 }
 
-/// A header has addresses of one family. IPv4-mapped addresses become IPv4, and IPv4 beside IPv6 becomes mapped.
+/// A header has addresses of one family. IPv4-mapped addresses become IPv4, and IPv4 becomes mapped if the other address is IPv6.
 fn same_family((source, destination): (SocketAddr, SocketAddr)) -> (SocketAddr, SocketAddr) {
     let [source, destination] =
         [source, destination].map(|addr| SocketAddr::new(addr.ip().to_canonical(), addr.port()));

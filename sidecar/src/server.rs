@@ -142,7 +142,7 @@ fn admission(args: &ServerArgs, capacity: Capacity) -> Result<Admission, Admissi
     if args.penalties { admission.penalties(Penalties::new()) } else { admission }.build()
 }
 
-/// What all sessions share.
+/// The state that all sessions share.
 struct Forward {
     /// Not a limit of tower, which would drop a peer that waits for too long without a reset.
     places: Semaphore,

@@ -33,7 +33,7 @@ pub(crate) async fn prepare(service: &Service, share_of_open_files: usize) -> Re
     }
 }
 
-/// When a service ends.
+/// The signals that end a service.
 #[derive(Clone)]
 pub(crate) struct Lifetime {
     /// The next generation accepts now. Sessions of this one continue.
@@ -62,7 +62,7 @@ impl fmt::Display for SessionFailed {
 
 impl Error for SessionFailed {}
 
-/// Logs what nothing else has logged.
+/// Logs errors that were not logged elsewhere.
 fn report(error: ServeError<Peer>) {
     match error {
         ServeError::Accept(error) => warn!(%error, "accept failed"),

@@ -1,4 +1,4 @@
-//! One session: two streams, how it ends, and what is logged and counted about it.
+//! One session: two streams, its end, and its log line and metrics.
 
 use std::fmt;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use crate::relay::{End, Meters, Side, relay};
 use crate::service::SessionFailed;
 use crate::socket::{OverSocket, Peer};
 
-/// What the sessions of a service share.
+/// The state that all sessions of a service share.
 pub(crate) struct Sessions {
     service: String,
     /// Names of the accepted side and of the side to the target, for the log.

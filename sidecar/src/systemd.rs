@@ -1,4 +1,4 @@
-//! What systemd is told: `man sd_notify`. Nothing happens outside of it.
+//! Notifications for systemd: `man sd_notify`. Without systemd they do nothing.
 
 use sd_notify::NotifyState;
 use tokio::time::{MissedTickBehavior, interval};
@@ -17,7 +17,7 @@ pub(crate) fn reloading() {
     }
 }
 
-/// Tells the watchdog twice per period that the runtime is alive, if it is on.
+/// Notifies the watchdog twice per period that the runtime is alive, if the watchdog is on.
 pub(crate) async fn feed_watchdog() {
     let Some(period) = sd_notify::watchdog_enabled() else { return };
     let mut ticks = interval(period / 2);

@@ -1,4 +1,4 @@
-//! Where sessions go.
+//! The targets that sessions are forwarded to.
 
 use std::fmt;
 use std::io;
@@ -25,7 +25,7 @@ struct Shared {
     options: SocketOptions,
 }
 
-/// No target could be reached: the reason for each.
+/// The error if no target could be reached, with the reason for each.
 #[derive(Debug)]
 pub(crate) struct Unreachable(Vec<(TargetAddress, io::Error)>);
 
@@ -55,7 +55,7 @@ impl Targets {
     }
 }
 
-/// Returns until when the first of this many attempts may take.
+/// Returns the deadline of the first of this many attempts.
 fn share(deadline: Instant, attempts: usize) -> Instant {
     let now = Instant::now();
     let attempts = u32::try_from(attempts).unwrap_or(u32::MAX);

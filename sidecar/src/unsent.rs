@@ -1,4 +1,4 @@
-//! How much of what was written to a socket its peer has not received.
+//! The amount of data that was written to a socket and that its peer has not received.
 
 use std::os::fd::BorrowedFd;
 

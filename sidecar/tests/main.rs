@@ -11,6 +11,7 @@ mod authentication;
 mod burst;
 mod commands;
 mod descriptors;
+mod fleet;
 mod keep_alive;
 mod key_files;
 mod log;

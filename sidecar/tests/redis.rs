@@ -9,14 +9,14 @@ use crate::process::{Running, run, stderr, stdout};
 use crate::support::sidecar::{KEY, MECHANISMS, OTHER_KEY, Sidecar};
 
 /// A Redis without persistence, and its address.
-struct Redis {
-    addr: String,
+pub(crate) struct Redis {
+    pub(crate) addr: String,
     running: Running,
     directory: TempDir,
 }
 
 impl Redis {
-    fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let addr = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let directory = tempfile::tempdir().unwrap();
         let mut command = Command::new("redis-server");

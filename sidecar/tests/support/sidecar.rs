@@ -115,7 +115,7 @@ impl Sidecar {
                     }
                     listening += 1;
                 }
-                "keys read" => watched += 1,
+                "keys read" | "store loaded" => watched += 1,
                 _ => {}
             }
         }
