@@ -80,7 +80,7 @@ impl Committer {
                 }
             }
             if let Err(error) = self.commit().await {
-                error!(%error, "keys not replaced");
+                error!(%error, "keys not replaced, or the state file not written");
             }
         }
     }
@@ -99,11 +99,13 @@ impl Committer {
                 lock().take(part, now, &mut taken);
             }
             lock().set_counts(taken.counts);
-            let written = replace(taken.entries).map_err(Error::Key).and_then(|()| {
-                let Some(((path, store), ids)) = file.zip(taken.saved) else { return Ok(()) };
-                write(&path, &ToSave { store, ids })
-            });
-            (taken.next, written)
+            let replaced = replace(taken.entries).map_err(Error::Key);
+            // Also if the keys were not replaced: what was revoked is remembered.
+            let written = match file.zip(taken.saved) {
+                Some(((path, store), ids)) => write(&path, &ToSave { store, ids }),
+                None => Ok(()),
+            };
+            (taken.next, replaced.and(written))
         });
         let panicked = |_| (None, Err(Error::Key(KeyError::Unsuitable("a panic while keys were replaced"))));
         let (changes, committed) = committed.await.unwrap_or_else(panicked);

@@ -22,6 +22,8 @@ pub enum Error {
     AnotherStore,
     /// The store is initialized already.
     Initialized,
+    /// The store has no marker, but has values: it is damaged. They could not be opened any more.
+    NotEmpty,
     /// The id has been revoked, or has no key.
     UnknownId(KeyId),
     /// The id has been revoked. Only a new key can be added to it.
@@ -59,14 +61,18 @@ impl Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Redis(error) => write!(f, "Redis: {error}"),
+            // The text may be Redis' own, which is not trusted.
+            Self::Redis(error) => write!(f, "Redis: {}", printable(&error.to_string(), 200)),
             Self::TimedOut => f.write_str("Redis: no answer in time"),
             Self::NoMarker => {
                 f.write_str("the store is not initialized, or was wiped; run `challenge-keys init`")
             }
             Self::WrongMarker => f.write_str("the store was initialized with another secret"),
             Self::AnotherStore => {
-                f.write_str("the store was initialized again since this server has read it")
+                f.write_str("the store was initialized again since this server has read it; a state file must be removed first")
+            }
+            Self::NotEmpty => {
+                f.write_str("the marker is missing, but there are values, which would be lost: restore a backup, or delete them")
             }
             Self::Initialized => f.write_str("the store is initialized already"),
             Self::Revoked(id) => write!(f, "\"{id}\" was revoked; `add` makes a new key for it"),
@@ -111,4 +117,9 @@ impl From<KeyError> for Error {
     fn from(error: KeyError) -> Self {
         Self::Key(error)
     }
+}
+
+/// Escapes control characters of a text that is not trusted, and shortens it.
+pub(crate) fn printable(text: &str, max: usize) -> String {
+    text.chars().take(max).flat_map(char::escape_debug).collect()
 }

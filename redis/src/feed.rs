@@ -16,7 +16,7 @@ use tokio::sync::oneshot;
 use tokio::task::yield_now;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout_at};
 use tower_challenge::{Key, KeyId};
-use tracing::{debug, info, warn};
+use tracing::{debug, error, info, warn};
 
 use crate::commit::{Committer, now};
 use crate::connect::connect;
@@ -49,6 +49,9 @@ const ATTEMPTS: usize = 3;
 /// do not come all at once.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
 
+/// How long a load may take.
+const MAX_LOAD: Duration = Duration::from_secs(600);
+
 /// How many values are read at a time.
 const BATCH: usize = 1000;
 
@@ -71,13 +74,23 @@ pub(crate) struct Feed {
     pub(crate) marker: Option<Marker>,
 }
 
+/// Shows how stale the keys are, whatever the feed waits for.
+async fn show_staleness(status: &Status) -> Infallible {
+    let mut ticks = interval(Duration::from_secs(1));
+    loop {
+        ticks.tick().await;
+        gauge!(names::STALENESS).set(status.staleness().as_secs_f64());
+    }
+}
+
 impl Feed {
     /// Follows the store until it is dropped. Reports when it was loaded first; an error until then is the end.
     pub(crate) async fn run(self, loaded: oneshot::Sender<Result<Form, Error>>) {
-        let committer = Arc::clone(&self.committer);
+        let (committer, status) = (Arc::clone(&self.committer), Arc::clone(&self.status));
         tokio::select! {
             () = self.keep_following(loaded) => {}
             never = committer.run() => match never {},
+            never = show_staleness(&status) => match never {},
         }
     }
 
@@ -128,7 +141,9 @@ impl Feed {
         }
         track.arg("PREFIX").arg(self.layout.marker());
         answered(LOAD_TIMEOUT, track.query_async::<()>(&mut redis)).await?;
-        self.load(&mut redis, &pushes).await?;
+        // A hostile Redis could answer forever.
+        let load = self.load(&mut redis, &pushes);
+        tokio::time::timeout(MAX_LOAD, load).await.map_err(|_| Error::TimedOut)??;
         if loaded.is_some() {
             // Before a server begins, its keys are there.
             self.committer.commit().await?;
@@ -296,9 +311,13 @@ impl Feed {
             let opened = Revoked::open(&self.secret, marker, id, value);
             let mut state = self.state();
             if opened.is_none() {
-                state.doubt(id);
+                state.doubt(id, marker.form);
             }
-            opened.map(|revoked| state.apply_revoked(id, revoked))
+            let applied = opened.map(|revoked| state.apply_revoked(id, revoked));
+            if applied == Some(Applied::Changed) && state.has_keys(id) {
+                error!(%id, "the revocation is older than the keys: they stay in use; revoke the id again");
+            }
+            applied
         } else {
             let opened = Keys::open(&self.secret, marker, id, value);
             let mut state = self.state();

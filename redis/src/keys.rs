@@ -8,6 +8,7 @@ use tokio::sync::oneshot;
 use tokio_util::task::AbortOnDropHandle;
 use tower_challenge::key::{KeySet, KeySource, PrepareKey};
 use tower_challenge::{BoxError, DerivedKeys, Key, KeyEntry, KeyError, KeyId, KeyRing};
+use tracing::error;
 
 use crate::commit::{Committer, Replace};
 use crate::connect::client;
@@ -22,7 +23,10 @@ use crate::value::Form;
 /// A [`KeySource`] with all keys of a store in memory, which follows the store in Redis.
 ///
 /// A handshake never waits for Redis. If Redis cannot be reached, the keys that are known stay in use, and
-/// [`staleness`](Self::staleness) grows. Cheap to clone; the feed ends with the last clone.
+/// [`staleness`](Self::staleness) grows. Cheap to clone.
+///
+/// The feed ends with the last clone. **Keep a clone for as long as there are sessions:** a server that has been shut down
+/// drops its mechanism before its sessions have ended, and revocations would not reach them.
 ///
 /// Keys end for sessions, too: when an id is revoked, when a key is rotated out, and when its validity ends, the
 /// [`Revocation`](tower_challenge::key::Revocation) of its sessions says so. With
@@ -151,7 +155,21 @@ impl RedisKeysBuilder {
             if entries.is_empty() {
                 entries.push(placeholder()?);
             }
-            replaced.replace(entries)
+            match replaced.replace(entries.iter().cloned()) {
+                Err(KeyError::UnsuitableKeyOfId { .. }) => {
+                    // One key must not keep all others from being replaced.
+                    entries.retain(|entry| match K::prepare(entry.key()) {
+                        Ok(_) => true,
+                        Err(error) => {
+                            error!(id = %entry.id(), %error, "a key cannot be used, and is left out");
+                            false
+                        }
+                    });
+                    entries.push(placeholder()?);
+                    replaced.replace(entries)
+                }
+                other => other,
+            }
         });
         let name = self.name.map_or_else(random_name, Ok)?;
         let (marker, layout) = (None, Layout::new(self.prefix));
@@ -200,7 +218,7 @@ impl<K> RedisKeys<K> {
 impl<K: PrepareKey> Shared<K> {
     fn derived(&self, id: &[u8]) -> Result<KeySet<K>, BoxError> {
         let Ok(key_id) = KeyId::new(id) else { return Ok(KeySet::prepare(id, [])?) };
-        // Derived in both cases, so that the time does not tell which ids are revoked.
+        // Derived in both cases, so that the time tells little of which ids are revoked.
         let key = DerivedKeys::derive(self.secret.master(), &key_id)?;
         let revocation = self.state.lock().unwrap_or_else(PoisonError::into_inner).derived(&key_id);
         let entry = KeyEntry::new(key_id, key)?;

@@ -66,9 +66,17 @@ impl StoreSecret {
     ///
     /// Returns an error if the file cannot be read, has other permissions, or another content.
     pub fn read(path: impl AsRef<Path>) -> Result<Self, Error> {
-        let path = path.as_ref();
-        // With the checks of permissions and owner of key files.
-        let content = KeyFile::new(path).read_content().map_err(Error::SecretFile)?;
+        Self::read_file(&KeyFile::new(path.as_ref()))
+    }
+
+    /// Reads a file with the checks of permissions and owner that `file` has, e.g. one that its group can read.
+    ///
+    /// # Errors
+    ///
+    /// Returns the errors of [`read`](Self::read).
+    pub fn read_file(file: &KeyFile) -> Result<Self, Error> {
+        let path = file.path();
+        let content = file.read_content().map_err(Error::SecretFile)?;
         let digits = content.strip_suffix(b"\n").unwrap_or(&content);
         let key = Key::from_hex(digits).map_err(|_| Error::SecretContent(path.to_owned()))?;
         Self::new(&key)

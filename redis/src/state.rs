@@ -9,10 +9,13 @@ use serde::{Deserialize, Serialize};
 use tower_challenge::key::{Revocation, Revoker};
 use tower_challenge::{KeyEntry, KeyId};
 
-use crate::value::{Keys, Revoked, StoredKey};
+use crate::value::{Form, Keys, Revoked, StoredKey};
 
 /// With fewer revokers than this, none is forgotten.
 const MIN_LIVE: usize = 1024;
+
+/// With so many ids, further ones are not noted for a revocation that cannot be opened.
+const MAX_DOUBTED: usize = 1_000_000;
 
 /// The ids are in so many parts, so that going over a million of them does not hold the lock for long.
 pub(crate) const PARTS: usize = 256;
@@ -37,6 +40,8 @@ struct Id {
     /// The highest version that is revoked.
     revoked: u64,
     keys: Vec<Held>,
+    /// Whether the version is from a state file, and its keys are still to come.
+    awaits_keys: bool,
     /// Whether Redis has a revocation that cannot be opened.
     doubtful: bool,
     /// The loads in which Redis last had the keys and the revocation.
@@ -119,10 +124,13 @@ impl State {
         let load = self.load;
         let known = self.known(id);
         known.keys_seen = load;
-        if new.version <= known.version {
-            return if new.version == known.version { Applied::Known } else { Applied::Older };
+        if new.version < known.version {
+            return Applied::Older;
         }
-        known.version = new.version;
+        if new.version == known.version && !known.awaits_keys {
+            return Applied::Known;
+        }
+        (known.version, known.awaits_keys) = (new.version, false);
         let mut old = std::mem::take(&mut known.keys);
         if known.version > known.revoked {
             for stored in new.keys {
@@ -166,9 +174,18 @@ impl State {
         }
     }
 
+    /// Returns whether an id has keys, now or later.
+    pub(crate) fn has_keys(&self, id: &KeyId) -> bool {
+        self.get(id).is_some_and(|known| !known.keys.is_empty())
+    }
+
     /// Notes that Redis has a revocation of an id that cannot be opened. A derived key of such an id is refused; its
-    /// sessions continue.
-    pub(crate) fn doubt(&mut self, id: &KeyId) {
+    /// sessions continue. Ids that are not known are noted only if `form` has no other record of them, and up to a limit:
+    /// anyone who can write to Redis can invent ids.
+    pub(crate) fn doubt(&mut self, id: &KeyId, form: Form) {
+        if self.get(id).is_none() && (form == Form::Sealed || self.len() >= MAX_DOUBTED) {
+            return;
+        }
         let load = self.load;
         let known = self.known(id);
         (known.doubtful, known.revoked_seen) = (true, load);
@@ -236,8 +253,7 @@ impl State {
         for (id, (version, revoked)) in saved {
             let id = KeyId::new(base16ct::mixed::decode_vec(id).ok()?).ok()?;
             let known = self.known(&id);
-            // The keys of this version are read again.
-            (known.version, known.revoked) = (version.saturating_sub(1), *revoked);
+            (known.version, known.revoked, known.awaits_keys) = (*version, *revoked, true);
         }
         Some(())
     }
@@ -345,7 +361,7 @@ mod tests {
         state.apply_revoked(&id("alice"), Revoked { version: 1 });
         assert!(session.is_revoked());
         assert!(state.derived(&id("alice")).is_none());
-        state.doubt(&id("bob"));
+        state.doubt(&id("bob"), Form::Derived);
         assert!(state.derived(&id("bob")).is_none());
     }
 
@@ -355,19 +371,23 @@ mod tests {
         state.apply_keys(&id("alice"), keys(5, &[(1, None)]));
         state.apply_keys(&id("bob"), keys(2, &[(2, None)]));
         state.apply_revoked(&id("bob"), Revoked { version: 2 });
-        let mut restarted = State::default();
-        let saved = take(&mut state, 0).saved.unwrap().into_iter();
-        let in_hex = saved.map(|(id, versions)| (base16ct::lower::encode_string(id.as_bytes()), versions));
-        restarted.restore(&in_hex.collect()).unwrap();
-        assert_eq!(valid(&mut restarted, 0), [0; 0]);
-        // A store that was rolled back.
-        assert_eq!(restarted.apply_keys(&id("alice"), keys(4, &[(9, None)])), Applied::Known);
-        assert_eq!(restarted.apply_keys(&id("alice"), keys(3, &[(9, None)])), Applied::Older);
-        restarted.apply_keys(&id("bob"), keys(2, &[(2, None)]));
-        assert_eq!(valid(&mut restarted, 0), [0; 0]);
-        restarted.apply_keys(&id("alice"), keys(5, &[(1, None)]));
-        assert_eq!(valid(&mut restarted, 0), [1]);
+        // Each restart finds an older store, and none forgets what the first process has seen.
+        for _ in 0..3 {
+            let mut restarted = State::default();
+            let saved = take(&mut state, 0).saved.unwrap().into_iter();
+            let in_hex =
+                saved.map(|(id, versions)| (base16ct::lower::encode_string(id.as_bytes()), versions));
+            restarted.restore(&in_hex.collect()).unwrap();
+            assert_eq!(restarted.apply_keys(&id("alice"), keys(4, &[(9, None)])), Applied::Older);
+            restarted.apply_keys(&id("bob"), keys(2, &[(2, None)]));
+            assert_eq!(valid(&mut restarted, 0), [0; 0]);
+            state = restarted;
+        }
+        assert_eq!(state.apply_keys(&id("alice"), keys(5, &[(1, None)])), Applied::Changed);
+        assert_eq!(state.apply_keys(&id("alice"), keys(5, &[(9, None)])), Applied::Known);
+        assert_eq!(valid(&mut state, 0), [1]);
     }
+
     #[test]
     fn what_a_load_does_not_find_is_lost() {
         let mut state = State::default();

@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
 use redis::{Client, cmd, pipe};
-use tower_challenge::{DerivedKeys, Key, KeyEntry, KeyId};
+use tower_challenge::{DerivedKeys, Key, KeyEntry, KeyError, KeyId};
 
 use crate::commit::{now, since_1970};
 use crate::connect::{client, connect};
-use crate::error::Error;
+use crate::error::{Error, printable};
 use crate::layout::{DEFAULT_PREFIX, Layout, Name, pattern};
 use crate::secret::StoreSecret;
 use crate::state::Counts;
@@ -25,8 +25,12 @@ const CHANGE_BATCH: usize = 100;
 /// How often a revocation is tried, if other changes of the id come first.
 const REVOKE_ATTEMPTS: usize = 100;
 
-/// How far the versions of an id are ahead of the clock at most, in changes.
-const UNREADABLE_MARGIN: u64 = 60;
+/// How far the versions of an id may be ahead of this clock: by changes in a short time, or by another manager's clock, in
+/// seconds.
+const LOST_MARGIN: u64 = 24 * 60 * 60;
+
+/// The lengths of keys, in bytes: what `noise` and `mutual` accept, and what fits into a value.
+const KEY_LENS: std::ops::RangeInclusive<usize> = 16..=1024;
 
 /// The keys of a fleet in Redis, for their management. Servers use [`RedisKeys`](crate::RedisKeys).
 ///
@@ -92,10 +96,18 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// Returns [`Error::Initialized`] if it has a marker already, also one of another secret.
+    /// Returns [`Error::Initialized`] if it has a marker already, also one of another secret, and [`Error::NotEmpty`] if it
+    /// has lost its marker alone.
     pub async fn init(&self, form: Form) -> Result<(), Error> {
         let mut redis = self.connect().await?;
+        let marker: Option<Vec<u8>> = cmd("GET").arg(self.layout.marker()).query_async(&mut redis).await?;
+        if marker.is_some() {
+            return Err(Error::Initialized);
+        }
         let marker = Marker::generate(form)?.seal(&self.secret)?;
+        if self.has_values(&mut redis).await? {
+            return Err(Error::NotEmpty);
+        }
         let set: bool = cmd("SETNX").arg(self.layout.marker()).arg(marker).query_async(&mut redis).await?;
         if set { Ok(()) } else { Err(Error::Initialized) }
     }
@@ -190,14 +202,15 @@ impl Store {
     ) -> Result<(), Error> {
         let (keys_name, revoked_name) = self.names(id);
         cmd("WATCH").arg(&keys_name).arg(&revoked_name).query_async::<()>(redis).await?;
+        // Servers may know keys that Redis has lost, of a version that is ahead of this clock.
+        let lost = now().saturating_add(LOST_MARGIN);
         let mut newest = now();
         for known in [
-            self.keys(redis, marker, id).await.map(|keys| keys.map_or(0, |keys| keys.version)),
+            self.keys(redis, marker, id).await.map(|keys| keys.map_or(lost, |keys| keys.version)),
             self.revoked(redis, marker, id).await.map(Option::unwrap_or_default),
         ] {
             newest = newest.max(match known {
-                // Servers may know a version that is ahead of the clock, after many changes in a short time.
-                Err(Error::Unreadable(_)) => now().saturating_add(UNREADABLE_MARGIN),
+                Err(Error::Unreadable(_)) => lost,
                 known => known?,
             });
         }
@@ -262,6 +275,12 @@ impl Store {
         let marker = self.sealed(&mut redis).await?;
         let mut by_id: BTreeMap<&KeyId, Vec<StoredKey>> = BTreeMap::new();
         for entry in entries {
+            if !KEY_LENS.contains(&entry.key().expose_secret().len()) {
+                return Err(Error::Key(KeyError::UnsuitableKeyOfId {
+                    id: entry.id().clone(),
+                    reason: "a key of the fleet must have 16 to 1,024 bytes",
+                }));
+            }
             let keys = by_id.entry(entry.id()).or_default();
             keys.push(StoredKey { key: entry.key().clone(), not_before: 0, not_after: None });
             if keys.len() > MAX_KEYS {
@@ -287,16 +306,17 @@ impl Store {
         let changes = self.all(&mut redis, &marker).await?.into_values().fold(0_u64, |sum, both| {
             sum.wrapping_add(both.keys.map_or(0, |keys| keys.version)).wrapping_add(both.revoked)
         });
-        let reports: BTreeMap<String, String> =
+        let reports: BTreeMap<Vec<u8>, Vec<u8>> =
             cmd("HGETALL").arg(self.layout.servers()).query_async(&mut redis).await?;
         let now = now();
         let mut servers: Vec<_> = reports
             .into_iter()
             .filter_map(|(name, report)| {
                 let Report { at, counts: Counts { ids, revoked, changes: seen }, staleness } =
-                    serde_json::from_str(&report).ok()?;
+                    serde_json::from_slice(&report).ok()?;
                 Some(ServerStatus {
-                    name,
+                    // Whoever can write to Redis chooses it.
+                    name: printable(&String::from_utf8_lossy(&name), 64),
                     age: Duration::from_secs(now.saturating_sub(at)),
                     staleness: Duration::try_from_secs_f64(staleness).ok()?,
                     ids,
@@ -311,6 +331,26 @@ impl Store {
 
     async fn connect(&self) -> Result<MultiplexedConnection, Error> {
         connect(&self.client, |_| {}).await
+    }
+
+    /// Returns whether there is any value of an id.
+    async fn has_values(&self, redis: &mut MultiplexedConnection) -> Result<bool, Error> {
+        for prefix in [self.layout.revoked_prefix(), self.layout.keys_prefix()] {
+            let mut cursor = 0_u64;
+            loop {
+                let mut scan = cmd("SCAN");
+                scan.arg(cursor).arg("MATCH").arg(pattern(&prefix)).arg("COUNT").arg(BATCH);
+                let (next, found): (u64, Vec<Vec<u8>>) = scan.query_async(redis).await?;
+                if !found.is_empty() {
+                    return Ok(true);
+                }
+                if next == 0 {
+                    break;
+                }
+                cursor = next;
+            }
+        }
+        Ok(false)
     }
 
     async fn marker(&self, redis: &mut MultiplexedConnection) -> Result<Marker, Error> {
@@ -382,8 +422,8 @@ impl Store {
             if let Some(Some(value)) = values.get(1) {
                 revoked = self.open_revoked(marker, id, value)?;
             }
-            if revoked > 0 && revoked >= known {
-                // The file may be older than the revocation.
+            if revoked > 0 {
+                // The file may be older than the revocation, also if the id has a new key since.
                 return Err(Error::Revoked((*id).clone()));
             }
             let newest = known.max(revoked).max(now());

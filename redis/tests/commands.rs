@@ -143,6 +143,16 @@ async fn every_command() {
     program.run(&["revoke", "alice"]).success();
     let error = program.run(&["import", file.to_str().unwrap()]).error();
     assert!(error.contains("\"alice\" was revoked"), "{error}");
+    // Not even if the id has a new key since.
+    program.add("alice");
+    let error = program.run(&["import", file.to_str().unwrap()]).error();
+    assert!(error.contains("\"alice\" was revoked"), "{error}");
+    program.run(&["revoke", "alice"]).success();
+    // A key that the mechanisms cannot use.
+    let short = program.path("short");
+    std::fs::write(&short, "short:0102030405060708\n").unwrap();
+    std::fs::set_permissions(&short, std::fs::Permissions::from_mode(0o600)).unwrap();
+    assert!(program.run(&["import", short.to_str().unwrap()]).error().contains("16 to 1,024 bytes"));
     assert_eq!(
         program.run(&["list"]).success(),
         "alice\t0 valid\trevoked\nbob\t0 valid\trevoked\ncarol\t0 valid\trevoked\n"

@@ -219,3 +219,24 @@ async fn redis_has_no_secret() {
         }
     }
 }
+
+/// Servers know versions that the store has lost and that are ahead of the clock.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs Redis"]
+async fn keys_that_redis_has_lost_are_revoked() {
+    let world = World::sealed().await;
+    let store = Store::new(&world.redis.url(), world.secret()).unwrap();
+    let dave = id("dave");
+    store.add(&dave).await.unwrap();
+    let mut newest = None;
+    for _ in 0..3 {
+        newest = Some(store.rotate(&dave, Duration::from_secs(3600)).await.unwrap());
+    }
+    let newest = newest.unwrap();
+    let server = &world.servers[0];
+    eventually("the newest key is accepted", async || server.admits("dave", &newest).await).await;
+    let deleted: usize = world.redis.run("DEL {tower-challenge}:key:dave").await;
+    assert_eq!(deleted, 1, "no fault");
+    store.revoke(&dave).await.unwrap();
+    eventually("the revocation", async || !server.admits("dave", &newest).await).await;
+}

@@ -89,6 +89,15 @@ fn parse(text: &str) -> Result<(ProcessArgs, Vec<Service>), String> {
             return Err(format!("\"{}\": --listen {listen} is that of another service", service.name()));
         }
     }
+    let state_file = |service: &Service| match service {
+        Service::Server(args) => args.state_file.clone(),
+        Service::Client(_) => None,
+    };
+    let mut state_files: Vec<_> = services.iter().filter_map(state_file).collect();
+    state_files.sort_unstable();
+    if let Some(pair) = state_files.windows(2).find(|pair| pair[0] == pair[1]) {
+        return Err(format!("two services have the --state-file {}", pair[0].display()));
+    }
     Ok((process, services))
 }
 

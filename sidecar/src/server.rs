@@ -9,7 +9,6 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::AbortOnDropHandle;
 use tower::ServiceBuilder;
 use tower_challenge::admission::{Admission, AdmissionError, Penalties};
 use tower_challenge::handshake::Accept;
@@ -17,7 +16,9 @@ use tower_challenge::key::PrepareKey;
 use tower_challenge::mechanism::{Mechanism as Mechanisms, PeerOf, ServerRole, StreamOf};
 use tower_challenge::prepare::{Proxied, ProxyProtocol};
 use tower_challenge::transport::TransportInfo;
-use tower_challenge::{Authenticated, BoxError, ChallengeLayer, Connection, KeyId, Transport, mutual, noise};
+use tower_challenge::{
+    Authenticated, BoxError, ChallengeLayer, Connection, KeyFile, KeyId, Transport, mutual, noise,
+};
 use tower_challenge_redis::{PenaltyExchange, RedisKeys, RedisPenalties, StoreSecret};
 
 use crate::args::{Mechanism, ProxyVersion, ServerArgs};
@@ -42,17 +43,21 @@ pub(crate) async fn prepare(args: &ServerArgs, share: usize) -> Result<Prepared,
     match (args.common.mechanism, &args.key_file) {
         (Mechanism::Noise, Some(path)) => {
             let Watched { current, watch } = keys::ring(&source(args, path)).await?;
-            prepare_with(args, share, noise::Server::new(current, audience), Some(watch))
+            prepare_with(args, share, noise::Server::new(current, audience), Box::new(watch))
         }
         (Mechanism::Mutual, Some(path)) => {
             let Watched { current, watch } = keys::ring(&source(args, path)).await?;
-            prepare_with(args, share, mutual::Server::new(current, audience), Some(watch))
+            prepare_with(args, share, mutual::Server::new(current, audience), Box::new(watch))
         }
         (Mechanism::Noise, None) => {
-            prepare_with(args, share, noise::Server::new(fleet_keys(args).await?, audience), None)
+            let keys = fleet_keys(args).await?;
+            let feed = Box::new(keys.clone());
+            prepare_with(args, share, noise::Server::new(keys, audience), feed)
         }
         (Mechanism::Mutual, None) => {
-            prepare_with(args, share, mutual::Server::new(fleet_keys(args).await?, audience), None)
+            let keys = fleet_keys(args).await?;
+            let feed = Box::new(keys.clone());
+            prepare_with(args, share, mutual::Server::new(keys, audience), feed)
         }
     }
 }
@@ -69,11 +74,14 @@ where
     let (Some(url), Some(path)) = (&args.keys, &args.key_encryption_key_file) else {
         unreachable!("clap requires a key file, or these two")
     };
-    let path = path.clone();
+    let file = KeyFile::new(path);
+    let file = if args.allow_group_read { file.allow_group_read() } else { file };
     // A pipe without a writer blocks the thread.
-    let secret = spawn_blocking(move || StoreSecret::read(path)).await?;
+    let secret = spawn_blocking(move || StoreSecret::read_file(&file)).await?;
     let secret = secret.map_err(|error| format!("--key-encryption-key-file: {error}"))?;
-    let mut builder = RedisKeys::builder(url, secret).prefix(&args.keys_prefix);
+    let builder = RedisKeys::builder(url, secret).prefix(&args.keys_prefix);
+    // Not the same name for each start, and for each check.
+    let mut builder = builder.name(format!("{}:{}", host_name(), args.common.name()));
     if let Some(path) = &args.state_file {
         builder = builder.state_file(path);
     }
@@ -81,6 +89,11 @@ where
         builder = builder.max_stale(max);
     }
     builder.connect().await.map_err(|error| format!("--keys: {error}").into())
+}
+
+fn host_name() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    if name.is_empty() { "server".to_owned() } else { name.trim().to_owned() }
 }
 
 /// Shares the penalties of a fleet, if its keys are in Redis.
@@ -93,7 +106,7 @@ fn prepare_with<M>(
     args: &ServerArgs,
     share: usize,
     mechanism: M,
-    watch: Option<AbortOnDropHandle<()>>,
+    feed: Box<dyn Send>,
 ) -> Result<Prepared, BoxError>
 where
     M: Mechanisms<Role = ServerRole> + Send + Sync + 'static,
@@ -127,7 +140,7 @@ where
         Box::pin(async move {
             let ended = service::run(&common, capacity, listener, lifetime, service).await;
             // Keys are followed for as long as there are sessions that their revocation would end.
-            drop((watch, exchange));
+            drop((feed, exchange));
             ended
         })
     }))

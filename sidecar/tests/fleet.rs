@@ -83,3 +83,44 @@ fn errors_of_the_store_name_the_flag_and_no_password() {
         assert!(error.contains("--keys: ") && error.contains(problem) && !error.contains(KEY), "{error}");
     }
 }
+
+/// The sessions of a service that was changed by a reload are reached by revocations, too.
+#[test]
+#[ignore = "needs Redis"]
+fn revocation_ends_sessions_of_before_a_reload() {
+    let redis = Redis::start();
+    let url = format!("redis://{}", redis.addr);
+    let directory = tempfile::tempdir().unwrap();
+    let secret = directory.path().join("secret");
+    let store = Store::new(&url, StoreSecret::create(&secret).unwrap()).unwrap();
+    let alice = KeyId::new("alice").unwrap();
+    let key = block_on(async {
+        store.init(Form::Sealed).await.unwrap();
+        store.add(&alice).await.unwrap()
+    });
+    let service = Service::start();
+    let config = directory.path().join("config.toml");
+    let write = |more: &str| {
+        let text = format!(
+            "log-format = \"json\"\n[[server]]\nlisten = \"127.0.0.1:0\"\ntarget = \"{}\"\naudience = \"test\"\n\
+             keys = \"{url}\"\nkey-encryption-key-file = \"{}\"\ntimeout = 1\n{more}\n",
+            service.addr,
+            secret.display()
+        );
+        std::fs::write(&config, text).unwrap();
+    };
+    write("");
+    let mut server = Sidecar::run(directory, &config, 1);
+    let client = Sidecar::client(&server.addr, &key.to_hex(), &[]);
+    let mut session = open(&client.addr);
+    write("connect-timeout = 1");
+    server.running.hang_up();
+    server.event("configuration read");
+    // Longer than the handshakes that were in flight may take: then the old accept loop ends.
+    std::thread::sleep(Duration::from_secs(3));
+    echo(&mut session, b"still open");
+    block_on(store.revoke(&alice)).unwrap();
+    let revoked = Instant::now();
+    read_until_reset(&mut session);
+    assert!(revoked.elapsed() < Duration::from_secs(2), "{:?}", revoked.elapsed());
+}

@@ -35,7 +35,9 @@ use crate::transport::{ChannelBinding, SocketOptions, Transport, TransportInfo};
 /// ever skipped. So do an end without a CLOSE and an error of the transport's reads.
 ///
 /// An error of the transport's writes, flushes or shutdown ends writing only: what the peer sent before can still be read.
-/// All further writes, flushes and shutdowns fail with an error of the same kind, also if a read noticed the error.
+/// All further writes, flushes and shutdowns fail with an error of the same kind, also if a read noticed the error. There is one
+/// exception: if the peer's CLOSE has arrived, and nothing was written since, it is no error that the peer has closed the
+/// connection before this side's CLOSE could be sent.
 ///
 /// # Reading and writing
 ///
@@ -61,8 +63,7 @@ pub struct NoiseStream<IO> {
     opened: u16,
     read_state: State,
     write_state: State,
-    // Whether CLOSE was received.
-    has_ended: bool,
+    ended: Ended,
     closing: Closing,
     waiting: Waiting,
     hash: Hash,
@@ -74,6 +75,16 @@ const MAX_TAKEN: usize = 64 * 1024;
 
 /// After so many records without data a read lets other tasks run.
 const MAX_WITHOUT_DATA: usize = 64;
+
+/// Whether reading has ended.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Ended {
+    No,
+    /// CLOSE was received, and nothing was written since.
+    NothingWrittenSince,
+    /// CLOSE was received, or the transport has ended and that is accepted.
+    Yes,
+}
 
 /// How far a shutdown has come.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -216,7 +227,7 @@ impl<IO> NoiseStream<IO> {
             opened: 0,
             read_state: State::Good,
             write_state: State::Good,
-            has_ended: false,
+            ended: Ended::No,
             closing: Closing::Open,
             waiting: Waiting::default(),
             hash,
@@ -322,7 +333,7 @@ impl<IO> NoiseStream<IO> {
             }
             Ok((CLOSE, _)) => {
                 // Nothing after it is read.
-                self.has_ended = true;
+                self.ended = Ended::NothingWrittenSince;
                 self.incoming = Incoming::default();
                 Ok(true)
             }
@@ -401,6 +412,9 @@ impl<IO: AsyncWrite + Unpin> NoiseStream<IO> {
         }
         ready!(self.poll_send(Side::Writer, false, cx));
         self.write_state.check()?;
+        if let Ended::NothingWrittenSince = self.ended {
+            self.ended = Ended::Yes;
+        }
         let len = self.sealer.seal_data(parts, MAX_TAKEN, &mut self.outgoing);
         // An attempt: what is left is sent later. After an error, the peer cannot open this record.
         let _ = self.poll_send(Side::Writer, false, cx);
@@ -417,7 +431,8 @@ impl<IO: AsyncWrite + Unpin> NoiseStream<IO> {
 
     fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if let Closing::Open = self.closing {
-            ready!(self.poll_send(Side::Writer, false, cx));
+            // Also what the transport holds: an error after this concerns the CLOSE alone.
+            ready!(self.poll_send(Side::Writer, true, cx));
             if let State::Good = self.write_state {
                 self.sealer.seal_close(&mut self.outgoing);
                 self.closing = Closing::CloseSealed;
@@ -434,7 +449,10 @@ impl<IO: AsyncWrite + Unpin> NoiseStream<IO> {
         if let (State::Good, Err(error)) = (&self.write_state, closed) {
             self.fail_writing(error);
         }
-        if self.has_ended && self.closing == Closing::CloseSealed && self.write_state.is_closed_by_peer() {
+        if self.ended == Ended::NothingWrittenSince
+            && self.closing == Closing::CloseSealed
+            && self.write_state.is_closed_by_peer()
+        {
             // The peer has said that it ends, and has closed the connection without a wait for this CLOSE.
             self.write_state = State::Good;
         }
@@ -464,7 +482,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> NoiseStream<IO> {
                 self.take_data(buf);
                 return Poll::Ready(Ok(()));
             }
-            if self.has_ended {
+            if self.ended != Ended::No {
                 return Poll::Ready(Ok(()));
             }
             if self.open_next()? {
@@ -478,7 +496,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> NoiseStream<IO> {
             }
             match ready!(self.incoming.poll_fill(&mut self.io, cx)) {
                 Ok(0) if self.accept_unauthenticated_end && self.incoming.bytes().is_empty() => {
-                    self.has_ended = true;
+                    self.ended = Ended::Yes;
                 }
                 Ok(0) => return Poll::Ready(Err(self.fail(truncated()))),
                 Ok(_) => {}

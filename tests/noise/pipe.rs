@@ -535,13 +535,13 @@ async fn schedule(seed: u64, counts: &Arc<Counts>) {
     let dropper = rng.one_in(4).then(|| rng.below(2));
     let mut tasks = JoinSet::new();
     let mut endpoint = |index: usize, wire: Arc<Wire>| {
-        let longest = rng.pick(&[1, 20, 1000, 40_000, 150_000]);
+        let longest = rng.pick(&[1, 20, 1000, 40_000, 150_000, 150_000]);
         let writer = Writer {
             next: None,
             // The smaller the pieces, the less is sent.
             left: match longest {
                 // More than a write takes at once.
-                150_000 if !is_slow => 70_000 + rng.below(120_000),
+                150_000 if !is_slow => 130_000 + rng.below(60_000),
                 _ => rng.below(if is_slow { 600 } else { 100 * longest.min(1000) }),
             },
             longest,

@@ -26,7 +26,8 @@ fn main() -> ExitCode {
     match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error}");
+            // The reader may be gone.
+            let _ = writeln!(io::stderr(), "error: {error}");
             ExitCode::FAILURE
         }
     }
@@ -47,13 +48,13 @@ async fn run(cli: &Cli, output: Output) -> Result<(), BoxError> {
         Command::Add { id } => {
             let id = key_id(id)?;
             let key = store.add(&id).await?;
-            print_key(&id, &key)?;
+            print_key(output, &id, &key)?;
             note(&format!("\"{id}\" was added"));
         }
         Command::Rotate { id, overlap } => {
             let id = key_id(id)?;
             let key = store.rotate(&id, overlap.0).await?;
-            print_key(&id, &key)?;
+            print_key(output, &id, &key)?;
             note(&format!("\"{id}\" has a new key; its other keys end in {} s", overlap.0.as_secs()));
         }
         Command::Revoke { id } => {
@@ -125,10 +126,20 @@ fn key_id(text: &str) -> Result<KeyId, BoxError> {
     KeyId::from_text(text).map_err(|error| format!("the id: {error}").into())
 }
 
-/// The line for a key file, and nothing else.
-fn print_key(id: &KeyId, key: &Key) -> io::Result<()> {
-    let line = Zeroizing::new(format!("{id}:{}\n", *key.to_hex()));
-    io::stdout().lock().write_all(line.as_bytes())
+/// Prints the line for a key file, and nothing else.
+fn print_key(output: Output, id: &KeyId, key: &Key) -> Result<(), String> {
+    let digits = key.to_hex();
+    let line = Zeroizing::new(if output.is_json() {
+        json!({"id": id.to_string(), "key": *digits}).to_string()
+    } else {
+        format!("{id}:{}", *digits)
+    });
+    let mut out = io::stdout().lock();
+    let printed =
+        out.write_all(line.as_bytes()).and_then(|()| out.write_all(b"\n")).and_then(|()| out.flush());
+    printed.map_err(|error| {
+        format!("the new key of \"{id}\" is valid, but was not printed ({error}): rotate or revoke it")
+    })
 }
 
 /// Writes a file of mode 0600 that does not exist yet.

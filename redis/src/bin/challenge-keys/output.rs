@@ -6,7 +6,8 @@ use serde_json::Value;
 
 /// Says what was done.
 pub(crate) fn note(text: &str) {
-    eprintln!("{text}");
+    // The reader may be gone, and what was done is done.
+    let _ = writeln!(io::stderr(), "{text}");
 }
 
 #[derive(Clone, Copy)]
@@ -19,11 +20,15 @@ impl Output {
         Self { json }
     }
 
+    pub(crate) const fn is_json(self) -> bool {
+        self.json
+    }
+
     /// Says what was done, and prints it for machines.
     pub(crate) fn done(self, text: &str, value: &Value) {
         note(text);
         if self.json {
-            println!("{value}");
+            let _ = writeln!(io::stdout(), "{value}");
         }
     }
 
