@@ -333,15 +333,26 @@ impl Store {
         connect(&self.client, |_| {}).await
     }
 
+    /// Returns the next names with a prefix, and the cursor after them, which is 0 at the end.
+    async fn scan(
+        &self,
+        redis: &mut MultiplexedConnection,
+        prefix: &str,
+        cursor: u64,
+    ) -> Result<(u64, Vec<Name>), Error> {
+        let mut scan = cmd("SCAN");
+        scan.arg(cursor).arg("MATCH").arg(pattern(prefix)).arg("COUNT").arg(BATCH);
+        let (next, found): (u64, Vec<Vec<u8>>) = scan.query_async(redis).await?;
+        Ok((next, found.iter().filter_map(|name| self.layout.parse(name)).collect()))
+    }
+
     /// Returns whether there is any value of an id.
     async fn has_values(&self, redis: &mut MultiplexedConnection) -> Result<bool, Error> {
         for prefix in [self.layout.revoked_prefix(), self.layout.keys_prefix()] {
-            let mut cursor = 0_u64;
+            let mut cursor = 0;
             loop {
-                let mut scan = cmd("SCAN");
-                scan.arg(cursor).arg("MATCH").arg(pattern(&prefix)).arg("COUNT").arg(BATCH);
-                let (next, found): (u64, Vec<Vec<u8>>) = scan.query_async(redis).await?;
-                if !found.is_empty() {
+                let (next, names) = self.scan(redis, &prefix, cursor).await?;
+                if !names.is_empty() {
                     return Ok(true);
                 }
                 if next == 0 {
@@ -463,12 +474,9 @@ impl Store {
     ) -> Result<BTreeMap<KeyId, Both>, Error> {
         let mut all: BTreeMap<KeyId, Both> = BTreeMap::new();
         for prefix in [self.layout.revoked_prefix(), self.layout.keys_prefix()] {
-            let mut cursor = 0_u64;
+            let mut cursor = 0;
             loop {
-                let mut scan = cmd("SCAN");
-                scan.arg(cursor).arg("MATCH").arg(pattern(&prefix)).arg("COUNT").arg(BATCH);
-                let (next, found): (u64, Vec<Vec<u8>>) = scan.query_async(redis).await?;
-                let names: Vec<_> = found.iter().filter_map(|name| self.layout.parse(name)).collect();
+                let (next, names) = self.scan(redis, &prefix, cursor).await?;
                 for names in names.chunks(BATCH) {
                     let mut get = cmd("MGET");
                     for name in names {

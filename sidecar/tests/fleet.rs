@@ -1,11 +1,12 @@
 //! Keys from Redis, for two servers and one client.
 
 use std::future::Future;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use tempfile::TempDir;
 use tokio::runtime::Runtime;
-use tower_challenge::KeyId;
+use tower_challenge::{Key, KeyId};
 use tower_challenge_redis::{Form, Store, StoreSecret};
 
 use crate::process::{run, stderr};
@@ -15,6 +16,35 @@ use crate::support::sidecar::{KEY, MECHANISMS, Sidecar, program};
 
 fn block_on<T>(future: impl Future<Output = T>) -> T {
     Runtime::new().unwrap().block_on(future)
+}
+
+fn alice() -> KeyId {
+    KeyId::new("alice").unwrap()
+}
+
+/// A store with the key of `alice`.
+struct Fleet {
+    url: String,
+    secret: PathBuf,
+    store: Store,
+    key: Key,
+    _redis: Redis,
+    _directory: TempDir,
+}
+
+impl Fleet {
+    fn start(form: Form) -> Self {
+        let redis = Redis::start();
+        let url = format!("redis://{}", redis.addr);
+        let directory = tempfile::tempdir().unwrap();
+        let secret = directory.path().join("secret");
+        let store = Store::new(&url, StoreSecret::create(&secret).unwrap()).unwrap();
+        let key = block_on(async {
+            store.init(form).await.unwrap();
+            store.add(&alice()).await.unwrap()
+        });
+        Self { url, secret, store, key, _redis: redis, _directory: directory }
+    }
 }
 
 /// Starts a server with the keys in Redis.
@@ -32,20 +62,10 @@ fn server(url: &str, secret: &Path, target: &str, args: &[&str]) -> Sidecar {
 fn revocation_ends_sessions_on_all_servers() {
     for form in [Form::Sealed, Form::Derived] {
         for mechanism in MECHANISMS {
-            let redis = Redis::start();
-            let url = format!("redis://{}", redis.addr);
-            let directory = tempfile::tempdir().unwrap();
-            let secret = directory.path().join("secret");
-            let store = Store::new(&url, StoreSecret::create(&secret).unwrap()).unwrap();
-            let alice = KeyId::new("alice").unwrap();
-            let key = block_on(async {
-                store.init(form).await.unwrap();
-                store.add(&alice).await.unwrap()
-            });
-
+            let Fleet { url, secret, store, key, .. } = &Fleet::start(form);
             let service = Service::start();
             let args = ["--mechanism", mechanism];
-            let servers = [(); 2].map(|()| server(&url, &secret, &service.addr, &args));
+            let servers = [(); 2].map(|()| server(url, secret, &service.addr, &args));
             let clients =
                 servers.each_ref().map(|server| Sidecar::client(&server.addr, &key.to_hex(), &args));
             let mut sessions = clients.each_ref().map(|client| open(&client.addr));
@@ -53,7 +73,7 @@ fn revocation_ends_sessions_on_all_servers() {
                 echo(session, b"hello");
             }
 
-            block_on(store.revoke(&alice)).unwrap();
+            block_on(store.revoke(&alice())).unwrap();
             let revoked = Instant::now();
             for session in &mut sessions {
                 read_until_reset(session);
@@ -88,17 +108,9 @@ fn errors_of_the_store_name_the_flag_and_no_password() {
 #[test]
 #[ignore = "needs Redis"]
 fn revocation_ends_sessions_of_before_a_reload() {
-    let redis = Redis::start();
-    let url = format!("redis://{}", redis.addr);
-    let directory = tempfile::tempdir().unwrap();
-    let secret = directory.path().join("secret");
-    let store = Store::new(&url, StoreSecret::create(&secret).unwrap()).unwrap();
-    let alice = KeyId::new("alice").unwrap();
-    let key = block_on(async {
-        store.init(Form::Sealed).await.unwrap();
-        store.add(&alice).await.unwrap()
-    });
+    let Fleet { url, secret, store, key, .. } = &Fleet::start(Form::Sealed);
     let service = Service::start();
+    let directory = tempfile::tempdir().unwrap();
     let config = directory.path().join("config.toml");
     let write = |more: &str| {
         let text = format!(
@@ -119,7 +131,7 @@ fn revocation_ends_sessions_of_before_a_reload() {
     // Longer than the handshakes that were in flight may take: then the old accept loop ends.
     std::thread::sleep(Duration::from_secs(3));
     echo(&mut session, b"still open");
-    block_on(store.revoke(&alice)).unwrap();
+    block_on(store.revoke(&alice())).unwrap();
     let revoked = Instant::now();
     read_until_reset(&mut session);
     assert!(revoked.elapsed() < Duration::from_secs(2), "{:?}", revoked.elapsed());
