@@ -55,6 +55,8 @@ pub struct ListedId {
     pub revoked: bool,
     /// When the next of its keys ends, in seconds since 1970.
     pub next_end: Option<u64>,
+    /// Whether a value of it was changed, or sealed with another secret.
+    pub is_unreadable: bool,
 }
 
 /// What a server has last said of itself.
@@ -230,17 +232,17 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// Returns [`Error::Unreadable`] if a value was changed or sealed with another secret.
+    /// Returns an error if the store cannot be read.
     pub async fn list(&self) -> Result<Vec<ListedId>, Error> {
         let mut redis = self.connect().await?;
         let marker = self.marker(&mut redis).await?;
         let now = now();
         let all = self.all(&mut redis, &marker).await?;
-        let listed = all.into_iter().map(|(id, Both { keys, revoked })| {
+        let listed = all.into_iter().map(|(id, Both { keys, revoked, is_unreadable })| {
             let keys = keys.filter(|keys| keys.version > revoked).map_or(Vec::new(), |keys| keys.keys);
             let valid = keys.iter().filter(|key| key.is_valid(now)).count();
             let next_end = keys.iter().filter_map(|key| key.not_after).filter(|end| *end > now).min();
-            ListedId { id, valid, revoked: revoked > 0 && keys.is_empty(), next_end }
+            ListedId { id, valid, revoked: revoked > 0 && keys.is_empty(), next_end, is_unreadable }
         });
         Ok(listed.collect())
     }
@@ -249,13 +251,17 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// Returns [`Error::DerivedKeys`] for derived keys, which are not in the store.
+    /// Returns [`Error::DerivedKeys`] for derived keys, which are not in the store, and [`Error::Unreadable`] if a value was
+    /// changed or sealed with another secret.
     pub async fn export(&self) -> Result<Vec<KeyEntry>, Error> {
         let mut redis = self.connect().await?;
         let marker = self.sealed(&mut redis).await?;
         let now = now();
         let mut entries = Vec::new();
-        for (id, Both { keys, revoked }) in self.all(&mut redis, &marker).await? {
+        for (id, Both { keys, revoked, is_unreadable }) in self.all(&mut redis, &marker).await? {
+            if is_unreadable {
+                return Err(Error::Unreadable(id));
+            }
             let Some(keys) = keys.filter(|keys| keys.version > revoked) else { continue };
             for key in keys.keys.into_iter().filter(|key| key.is_valid(now)) {
                 entries.push(KeyEntry::new(id.clone(), key.key)?);
@@ -486,12 +492,18 @@ impl Store {
                     for (name, value) in names.iter().zip(values) {
                         match (name, value) {
                             (Name::Keys(id), Some(value)) => {
-                                let keys = self.open_keys(marker, id, &value)?;
-                                all.entry(id.clone()).or_default().keys = Some(keys);
+                                let both = all.entry(id.clone()).or_default();
+                                match self.open_keys(marker, id, &value) {
+                                    Ok(keys) => both.keys = Some(keys),
+                                    Err(_) => both.is_unreadable = true,
+                                }
                             }
                             (Name::Revoked(id), Some(value)) => {
-                                let revoked = self.open_revoked(marker, id, &value)?;
-                                all.entry(id.clone()).or_default().revoked = revoked;
+                                let both = all.entry(id.clone()).or_default();
+                                match self.open_revoked(marker, id, &value) {
+                                    Ok(revoked) => both.revoked = revoked,
+                                    Err(_) => both.is_unreadable = true,
+                                }
                             }
                             _ => {}
                         }
@@ -512,4 +524,6 @@ impl Store {
 struct Both {
     keys: Option<Keys>,
     revoked: u64,
+    /// Whether one of them could not be opened.
+    is_unreadable: bool,
 }

@@ -63,16 +63,26 @@ async fn run(cli: &Cli, output: Output) -> Result<(), BoxError> {
             output.done(&format!("\"{id}\" was revoked"), &json!({"revoked": id.to_string()}));
         }
         Command::List => {
+            let mut unreadable = 0;
             for listed in store.list().await? {
                 let mut line = format!("{}\t{} valid", listed.id, listed.valid);
                 if listed.revoked {
                     line += "\trevoked";
                 }
+                if listed.is_unreadable {
+                    line += "\tunreadable";
+                    unreadable += 1;
+                }
                 let value = json!({
                     "id": listed.id.to_string(), "valid": listed.valid, "revoked": listed.revoked,
-                    "next_end": listed.next_end,
+                    "next_end": listed.next_end, "unreadable": listed.is_unreadable,
                 });
                 output.row(&line, &value)?;
+            }
+            if unreadable > 0 {
+                return Err(
+                    format!("{unreadable} ids have values that cannot be opened with this secret").into()
+                );
             }
         }
         Command::Export { file } => {
