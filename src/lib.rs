@@ -32,6 +32,8 @@ mod audience;
 mod binding;
 mod connector;
 mod error;
+#[cfg(any(feature = "mutual", feature = "noise"))]
+mod frame;
 #[cfg(feature = "net")]
 pub mod incoming;
 #[cfg(any(feature = "mutual", feature = "multiprocessing", feature = "noise"))]

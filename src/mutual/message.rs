@@ -1,7 +1,7 @@
 use std::fmt;
 
+use super::codec::Frame;
 use super::encode::{NONCE_LEN, Nonce, Tag};
-use super::frame::Frame;
 use crate::key::KeyId;
 
 /// The first byte of a challenge.
@@ -43,7 +43,7 @@ pub(super) struct Proof<'f> {
 
 impl<'f> Proof<'f> {
     pub(super) fn parse(frame: &'f Frame) -> Option<Self> {
-        let (nonce, rest) = frame.whole()?.split_first_chunk::<NONCE_LEN>()?;
+        let (nonce, rest) = frame.content()?.split_first_chunk::<NONCE_LEN>()?;
         let (&len, rest) = rest.split_first()?;
         let (key_id, tag) = rest.split_at_checked(len.into())?;
         let tag = tag.try_into().ok()?;
@@ -53,7 +53,7 @@ impl<'f> Proof<'f> {
 
 /// Parses a challenge and returns the server's nonce.
 pub(super) fn parse_challenge(frame: &Frame) -> Option<Nonce> {
-    match frame.whole()?.split_first()? {
+    match frame.content()?.split_first()? {
         (&VERSION, nonce) => nonce.try_into().ok(),
         _ => None,
     }
@@ -67,7 +67,7 @@ pub(super) enum Verdict {
 
 impl Verdict {
     pub(super) fn parse(frame: &Frame) -> Option<Self> {
-        match frame.whole()?.split_first()? {
+        match frame.content()?.split_first()? {
             (&ACCEPTED, tag) => Some(Self::Accepted(tag.try_into().ok()?)),
             (&REFUSED, []) => Some(Self::Refused),
             _ => None,

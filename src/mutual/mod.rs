@@ -117,7 +117,6 @@ mod client;
 mod codec;
 mod encode;
 mod exporter;
-mod frame;
 mod key;
 mod message;
 mod schedule;

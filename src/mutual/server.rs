@@ -5,10 +5,9 @@ use std::hint::black_box;
 use std::sync::Arc;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::codec::{Codec, MAX_PROOF_LEN, MAX_SERVER_MESSAGE_LEN};
+use super::codec::{Codec, Frame, MAX_PROOF_LEN, MAX_SERVER_MESSAGE_LEN};
 use super::encode::{NONCE_LEN, Nonce, Tag};
 use super::exporter::Exporter;
-use super::frame::Frame;
 use super::message::{Content, Message, Proof};
 use super::schedule::Transcript;
 use super::{Audience, ExportError, PreparedKey};

@@ -6,7 +6,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use zeroize::Zeroizing;
 
 use super::exchange::{Initiator, hash_prologue};
-use super::frame::{Answer, Codec, Content, MAX_CLIENT_LEN, MAX_SERVER_LEN, Message};
+use super::message::{Answer, Codec, Content, MAX_CLIENT_LEN, MAX_SERVER_LEN, Message};
 use super::record::{FINISH, Opener, Sealer};
 use super::stream::NoiseStream;
 use super::symmetric::Hash;

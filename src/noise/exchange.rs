@@ -5,8 +5,8 @@ use zeroize::Zeroizing;
 
 use super::Suite;
 use super::cipher::{Cipher, TAG_LEN};
-use super::frame::{NOISE_LEN, PUBLIC_LEN};
 use super::key::{PROTOCOL, PreparedKey};
+use super::message::{NOISE_LEN, PUBLIC_LEN};
 use super::symmetric::{Hash, Secret, Symmetric, initial_hash, mix_hash};
 use crate::error::{HandshakeError, HandshakeErrorKind};
 use crate::mechanism::wiping_stack;

@@ -5,7 +5,7 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, ReadBuf};
 
-use super::frame::PREFIX_LEN;
+use crate::frame::PREFIX_LEN;
 
 /// How many bytes are read at a time while the peer sends much: four records of 16 KiB with their lengths.
 const BULK_LEN: usize = 4 * (PREFIX_LEN + 16 * 1024);

@@ -87,9 +87,9 @@
 mod cipher;
 mod client;
 mod exchange;
-mod frame;
 mod incoming;
 mod key;
+mod message;
 mod record;
 mod server;
 #[cfg(all(test, target_os = "linux"))]

@@ -3,7 +3,7 @@
 use bytes::{BufMut as _, BytesMut};
 
 use super::cipher::{Cipher, OpenError, TAG_LEN};
-use super::frame::PREFIX_LEN;
+use crate::frame::PREFIX_LEN;
 
 /// The shortest sealed record, in bytes: a type and the tag.
 pub(super) const MIN_SEALED_LEN: usize = 1 + TAG_LEN;

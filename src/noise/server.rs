@@ -7,7 +7,7 @@ use zeroize::Zeroizing;
 
 use super::cipher::TAG_LEN;
 use super::exchange::{Answered, Responder, Seed, hash_prologue};
-use super::frame::{Codec, Content, Frame, Hello, MAX_CLIENT_LEN, MAX_SERVER_LEN, Message, PUBLIC_LEN};
+use super::message::{Codec, Content, Frame, Hello, MAX_CLIENT_LEN, MAX_SERVER_LEN, Message, PUBLIC_LEN};
 use super::record::{FINISH, Opener, Sealer};
 use super::stream::NoiseStream;
 use super::suite::Suites;

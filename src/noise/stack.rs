@@ -10,8 +10,8 @@ use zeroize::Zeroizing;
 use super::Suite;
 use super::cipher::STACK_OF_CHACHA20;
 use super::exchange::{Initiator, Responder, hash_prologue};
-use super::frame::PUBLIC_LEN;
 use super::key::PreparedKey;
+use super::message::PUBLIC_LEN;
 use crate::mechanism::WIPED_STACK;
 
 /// Calls `f`, and returns how many bytes of the stack it has written to.

@@ -12,10 +12,10 @@ use super::Suite;
 #[cfg(feature = "test-util")]
 use super::cipher::Cipher;
 use super::cipher::TAG_LEN;
-use super::frame::PREFIX_LEN;
 use super::incoming::Incoming;
 use super::record::{CLOSE, DATA, MIN_SEALED_LEN, Opener, Sealer};
 use super::symmetric::Hash;
+use crate::frame::PREFIX_LEN;
 use crate::transport::{ChannelBinding, SocketOptions, Transport, TransportInfo};
 
 /// An encrypted stream, as the handshake of this mechanism leaves it.

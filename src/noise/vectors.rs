@@ -8,7 +8,7 @@ use tokio_util::codec::{Decoder as _, Encoder as _};
 
 use super::cipher::Cipher;
 use super::exchange::{Session, ephemeral, mix_dh};
-use super::frame::{Codec, PUBLIC_LEN};
+use super::message::{Codec, PUBLIC_LEN};
 use super::record::{CLOSE, DATA, FINISH, Opener, Sealer};
 use super::symmetric::{Symmetric, hkdf2, initial_hash, mix_hash};
 use super::{Audience, Client, KeyRing, NoiseStream, Server, Suite, server};

@@ -1,25 +1,22 @@
-//! The frames of the handshake: a length of two bytes, big-endian, and as many bytes. Records have the same form.
+//! The messages of the handshake, in frames. Records have the same form.
 
 use std::fmt;
 
-use bytes::{Buf as _, BufMut as _, BytesMut};
+use bytes::BytesMut;
 use tokio_util::codec::{Decoder, Encoder};
 
 use super::cipher::TAG_LEN;
 use crate::error::HandshakeError;
+use crate::frame::{self, PREFIX_LEN};
 use crate::key::KeyId;
 use crate::mechanism::decode_eof_strict;
 
-/// The length in front of each message and each record, in bytes.
-pub(super) const PREFIX_LEN: usize = 2;
 pub(super) const PUBLIC_LEN: usize = 32;
 /// A message of Noise in this handshake: a public key and the tag of an empty payload.
 pub(super) const NOISE_LEN: usize = PUBLIC_LEN + TAG_LEN;
 /// Version, suite and the length of the key id.
 const HELLO_HEAD_LEN: usize = 3;
 
-/// The longest frame that is accepted, in bytes, without its length. Longer than any message.
-const MAX_FRAME_LEN: usize = 1024;
 /// The longest message, in bytes: a HELLO with the longest id.
 const MAX_MESSAGE_LEN: usize = HELLO_HEAD_LEN + KeyId::MAX_LEN + NOISE_LEN;
 
@@ -34,35 +31,8 @@ pub(super) const ACCEPTED: u8 = 1;
 /// The only byte of a refusal.
 pub(super) const REFUSED: u8 = 0;
 
-/// A frame as it was received. No message is longer than 306 bytes: of a longer frame only the length is kept.
-pub struct Frame {
-    bytes: [u8; MAX_MESSAGE_LEN],
-    len: usize,
-}
-
-impl Frame {
-    fn new(content: &[u8]) -> Self {
-        let mut bytes = [0; MAX_MESSAGE_LEN];
-        let kept = content.len().min(MAX_MESSAGE_LEN);
-        bytes[..kept].copy_from_slice(&content[..kept]);
-        Self { bytes, len: content.len() }
-    }
-
-    /// The content, unless it is longer than any message.
-    pub(super) fn content(&self) -> Option<&[u8]> {
-        self.bytes.get(..self.len)
-    }
-
-    pub(super) fn content_mut(&mut self) -> Option<&mut [u8]> {
-        self.bytes.get_mut(..self.len)
-    }
-}
-
-impl fmt::Debug for Frame {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Frame").field("len", &self.len).finish_non_exhaustive()
-    }
-}
+/// A frame of the peer.
+pub(super) type Frame = frame::Frame<MAX_MESSAGE_LEN>;
 
 /// A message that is sent.
 pub struct Message(pub(super) Content);
@@ -151,15 +121,7 @@ impl Decoder for Codec {
     type Error = HandshakeError;
 
     fn decode(&mut self, buf: &mut BytesMut) -> Result<Option<Frame>, HandshakeError> {
-        let Some(prefix) = buf.first_chunk::<PREFIX_LEN>() else { return Ok(None) };
-        let len = usize::from(u16::from_be_bytes(*prefix));
-        if len > MAX_FRAME_LEN {
-            return Err(HandshakeError::malformed("the frame is longer than 1024 bytes"));
-        }
-        let Some(content) = buf.get(PREFIX_LEN..PREFIX_LEN + len) else { return Ok(None) };
-        let frame = Frame::new(content);
-        buf.advance(PREFIX_LEN + len);
-        Ok(Some(frame))
+        Frame::decode(buf)
     }
 
     fn decode_eof(&mut self, buf: &mut BytesMut) -> Result<Option<Frame>, HandshakeError> {
@@ -171,13 +133,7 @@ impl Encoder<Message> for Codec {
     type Error = HandshakeError;
 
     fn encode(&mut self, message: Message, buf: &mut BytesMut) -> Result<(), HandshakeError> {
-        let mut put = |parts: &[&[u8]]| {
-            let len: usize = parts.iter().map(|part| part.len()).sum();
-            buf.put_u16(u16::try_from(len).unwrap_or_else(|_| unreachable!("no message has over 306 bytes")));
-            for part in parts {
-                buf.put_slice(part);
-            }
-        };
+        let mut put = |parts: &[&[u8]]| frame::encode(parts, buf);
         match message.0 {
             Content::Hello { suite, key_id, noise } => {
                 let id = key_id.as_bytes();
